@@ -1,0 +1,106 @@
+"""The wired network: what a spec means. Passes read and rebuild these values; nothing mutates them.
+
+`path` fields say where in the spec a thing was defined, for errors; they do not count in
+comparisons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import networkx as nx
+
+from graphspec.weights import EdgeWeights, Fixed
+
+SpecPath = tuple[str | int, ...]
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """A block, stem or head by kind, with its parameters sorted by key."""
+
+    kind: str
+    params: tuple[tuple[str, Any], ...] = ()
+    path: SpecPath = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class RouterCall:
+    """A router by kind; it predicts the weights of the edges to `targets` (node indices)."""
+
+    kind: str
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One vertex of a stage.
+
+    `block` None: the node hands on what it gathers. `width` None: as wide as what it
+    gathers. Shapes are None until `infer-shapes` has run.
+    """
+
+    name: str
+    role: Literal["input", "block", "output"]
+    block: BlockCall | None = None
+    aggregate: Literal["sum", "mean", "concat"] = "sum"
+    width: int | None = None
+    stride: int = 1
+    router: RouterCall | None = None
+    in_shape: Shape | None = None
+    out_shape: Shape | None = None
+    path: SpecPath = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Features flow from node `source` to node `target` (indices); always source < target."""
+
+    source: int
+    target: int
+    weights: EdgeWeights = Fixed()
+    path: SpecPath = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class StageGraph:
+    """Nodes in topological order: input nodes first, the one output node last.
+
+    `inputs` names what each input node receives: an earlier stage, or "stem"; one an
+    input node, in order. Edges are sorted by (target, source).
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    path: SpecPath = field(default=(), compare=False)
+
+    def sources_of(self, target: int) -> tuple[Edge, ...]:
+        """The input edges of a node, by ascending source."""
+        return tuple(edge for edge in self.edges if edge.target == target)
+
+    def digraph(self) -> nx.DiGraph:
+        """A networkx copy for algorithms; changing it changes nothing here."""
+        dag = nx.DiGraph()
+        dag.add_nodes_from(range(len(self.nodes)))
+        dag.add_edges_from((edge.source, edge.target) for edge in self.edges)
+        return dag
+
+
+@dataclass(frozen=True)
+class NetworkGraph:
+    """A stem, stages in order, a head on the last stage. Printed by `graphspec.printer`."""
+
+    name: str
+    input_shape: Shape
+    stem: BlockCall
+    stem_width: int | None
+    stem_stride: int
+    stages: tuple[StageGraph, ...]
+    head: BlockCall
+    num_classes: int
+    stem_shape: Shape | None = None

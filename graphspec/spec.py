@@ -1,0 +1,135 @@
+"""What a user may write. No graphs, no torch: see build.py for what it means.
+
+These models describe a spec after `extends`, `stage_defaults` and overrides were merged
+(layers.py). Rules that need two fields are in verify.py, so that every error has its place.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from graphspec.weights import AnyEdgeWeights, Fixed
+from graphspec.wiring import AnyWiring
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Aggregate = Literal["sum", "mean", "concat"]
+
+
+def _kind_alone(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class BlockSpec(BaseModel):
+    """A block by name; all other keys are its parameters (see `graphc schema` or runtime/blocks)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: Name = Field(description="name of the block; a bare name is short for {kind: name}")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class NodeSpec(BaseModel):
+    """What one node does differently from the rest of its stage.
+
+    All other keys are parameters of its block. Without `kind`, or with the stage's own, they
+    are laid over the parameters of the stage's block; another kind starts afresh.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: Name | None = Field(None, description="name of the node's block")
+    width: Count | None = Field(None, description="output channels; default: the stage's width")
+    stride: Count | None = Field(None, description="default: the stage's stride on sources, else 1")
+    aggregate: Aggregate | None = Field(None, description="default: the stage's")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class EndNodeSpec(NodeSpec):
+    """The input or the output node of a stage."""
+
+    kind: Name = Field("identity", description="name of the node's block; identity: none")
+    edge_weights: AnyEdgeWeights | None = Field(
+        None,
+        description="weights of the edges that leave the input node, or enter the output node; "
+        "default: the stage's",
+    )
+
+
+class StemSpec(BlockSpec):
+    """The layers before the first stage."""
+
+    width: Count | None = Field(None, description="output channels; default: input channels")
+    stride: Count | None = Field(None, description="total stride; default: 1, or the kind's own")
+
+
+class HeadSpec(BlockSpec):
+    """The layers after the last stage: features to logits."""
+
+    num_classes: Count
+
+
+class StageSpec(Spec):
+    """A DAG of `depth` block nodes between an input and an output node.
+
+    Where the input node is a block, it takes the stage's stride and channel change. Where it
+    is `identity` (the default), the nodes fed by nothing but input nodes take them.
+    """
+
+    name: Name
+    depth: Count | None = Field(
+        None, description="block nodes; input and output nodes come on top; explicit: counted"
+    )
+    width: Count = Field(description="output channels of every node")
+    stride: Count = Field(1, description="of the input node if it is a block, else of the sources")
+    inputs: tuple[Name, ...] | None = Field(
+        None,
+        min_length=1,
+        description="earlier stages (or stem) that feed this one; default: the one before. "
+        "With several, `explicit` edges name the input nodes after them",
+    )
+    block: Annotated[BlockSpec, BeforeValidator(_kind_alone)] | None = Field(
+        None, description="what the block nodes compute"
+    )
+    input_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = EndNodeSpec()
+    output_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = EndNodeSpec()
+    wiring: AnyWiring
+    aggregate: Aggregate = "sum"
+    edge_weights: AnyEdgeWeights = Fixed()
+    nodes: dict[Name, Annotated[NodeSpec, BeforeValidator(_kind_alone)]] = Field(
+        {}, description="per-node exceptions by node name: n1 .. n<depth>, or explicit names"
+    )
+
+
+class Limits(Spec):
+    """Protects from accidents: larger networks are refused before they are built."""
+
+    nodes: Count = Field(10_000, description="nodes of all stages together")
+    edges: Count = Field(200_000, description="edges of all stages together")
+
+
+class NetworkSpec(Spec):
+    """A stem, stages, and a head on the last stage."""
+
+    version: Literal[1]
+    name: Name
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(
+        0, description="every stage draws from its own stream, seeded by this and the stage's name"
+    )
+    input_shape: tuple[Count, Count, Count] = Field(description="channels, height, width")
+    stem: Annotated[StemSpec, BeforeValidator(_kind_alone)]
+    stages: tuple[StageSpec, ...] = Field(min_length=1)
+    head: HeadSpec
+    limits: Limits = Limits()

@@ -1,0 +1,35 @@
+"""The wiring rules a stage may name, one file each; file name = YAML kind.
+
+Rules of other packages come in through the entry-point group `graphc.wirings`.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import BeforeValidator, Field
+
+from graphspec.wiring._base import WIRINGS as WIRINGS
+from graphspec.wiring._base import Edges as Edges
+from graphspec.wiring._base import Wiring as Wiring
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+for _entry_point in entry_points(group="graphc.wirings"):
+    WIRINGS.register(_entry_point.load())
+
+
+def _kind_alone(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+if TYPE_CHECKING:
+    AnyWiring = Wiring
+else:
+    AnyWiring = Annotated[
+        Annotated[Union[tuple(WIRINGS.values())], Field(discriminator="kind")],
+        BeforeValidator(_kind_alone),
+    ]
