@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,7 @@ class Diagnostic:
 
     @property
     def source_line(self) -> str | None:
+        """The whole line that `span` lies in."""
         return self.span.text if self.span else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,10 +76,6 @@ class SpecError(Exception):
 
     def __str__(self) -> str:
         return "\n" + render(self.diagnostics)
-
-
-class UnreadableFile(OSError):
-    """A spec file that cannot be opened or read: wrong usage, not a wrong spec."""
 
 
 class Provenance:
@@ -111,10 +108,13 @@ class Provenance:
 
 
 class Report:
-    """Collects findings; `locate` (see `Provenance.locate`) gives each its place."""
+    """Collects findings about a spec whose `provenance` gives each its place.
 
-    def __init__(self, locate: Callable[..., Span | None] | None = None) -> None:
-        self._locate = locate or Provenance().locate
+    A pass over a spec starts from `Report(spec.provenance)`.
+    """
+
+    def __init__(self, provenance: Provenance | None = None) -> None:
+        self._locate = (provenance or Provenance()).locate
         self._diagnostics: dict[Diagnostic, None] = {}
 
     def error(
@@ -155,6 +155,7 @@ class Report:
         self._diagnostics[finding] = None
 
     def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Adds the findings of another report."""
         self._diagnostics.update(dict.fromkeys(diagnostics))
 
     @property
@@ -164,10 +165,12 @@ class Report:
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
+        """The findings that make the spec wrong."""
         return tuple(d for d in self.diagnostics if d.severity == "error")
 
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:
+        """The findings that leave the spec usable."""
         return tuple(d for d in self.diagnostics if d.severity == "warning")
 
     def raise_errors(self) -> None:
@@ -212,9 +215,8 @@ def _render_one(diagnostic: Diagnostic, color: bool) -> str:
     lines = [f"{head}:{path} {diagnostic.message}"]
     gutter = ""
     if span := diagnostic.span:
-        lines.append(
-            f"{paint('frame', '  -->')} {_display_file(span.file)}:{span.line}:{span.column}"
-        )
+        place = f"{_display_file(span.file)}:{span.line}:{span.column}"
+        lines.append(f"{paint('frame', '  -->')} {place}")
         number = str(span.line)
         gutter = " " * len(number)
         text, before, carets = _window(span)
@@ -239,9 +241,7 @@ def _display_file(file: str) -> str:
 
 def _window(span: Span) -> tuple[str, str, str]:
     """The part of the source line to show, the blanks below it before the carets, the carets."""
-    text = "".join(
-        c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in span.text
-    )
+    text = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in span.text)
     start = min(span.column - 1, len(text))
     stop = min(start + max(span.width, 1), max(len(text), start + 1))
     if len(text) > _MAX_COLUMNS:
