@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
+from graphspec.errors import Provenance
+from graphspec.names import Name
 from graphspec.weights import AnyEdgeWeights, Fixed
 from graphspec.wiring import AnyWiring
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Aggregate = Literal["sum", "mean", "concat"]
 
@@ -133,3 +134,16 @@ class NetworkSpec(Spec):
     stages: tuple[StageSpec, ...] = Field(min_length=1)
     head: HeadSpec
     limits: Limits = Limits()
+
+    _provenance: Provenance = PrivateAttr(default_factory=Provenance)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where the values stand in the files they came from; nowhere, for specs made in Python."""
+        return self._provenance
+
+    def with_provenance(self, provenance: Provenance) -> NetworkSpec:
+        """An equal spec that knows where its values stand."""
+        spec = self.model_copy()
+        spec._provenance = provenance
+        return spec
