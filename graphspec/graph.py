@@ -7,11 +7,12 @@ comparisons.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any, Literal
 
 from graphspec.weights import EdgeWeights, Fixed
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 SpecPath = tuple[str | int, ...]
 Shape = tuple[int, int, int]
@@ -85,6 +86,8 @@ class StageGraph:
 
     def digraph(self) -> nx.DiGraph:
         """A networkx copy for algorithms; changing it changes nothing here."""
+        import networkx as nx  # costs more than all of `graphc check`
+
         dag = nx.DiGraph()
         dag.add_nodes_from(range(len(self.nodes)))
         dag.add_edges_from((edge.source, edge.target) for edge in self.edges)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from graphspec.registry import Registry
 
 Edges = list[tuple[int, int]]
+
+MAX_DRAWS = 1_000
+"""Draws of a random graph before its parameters count as hopeless."""
+
+
+class NotConnected(Exception):
+    """No draw gave a connected graph: the parameters make one too unlikely."""
 
 
 class Wiring(BaseModel, ABC):
@@ -43,3 +50,47 @@ class Wiring(BaseModel, ABC):
 WIRINGS: Registry[type[Wiring]] = Registry(
     "wiring", key=lambda cls: cls.model_fields["kind"].default
 )
+
+
+def draw_connected(depth: int, draw: Callable[[], Edges | None]) -> Edges:
+    """The edges of the first connected graph on nodes 0 .. depth - 1 that `draw` gives.
+
+    `draw` returns None to give a draw up early.
+
+    Raises:
+        NotConnected: after `MAX_DRAWS` draws.
+    """
+    for _ in range(MAX_DRAWS):
+        pairs = draw()
+        if pairs is not None and is_connected(depth, pairs):
+            return pairs
+    raise NotConnected(f"none of {MAX_DRAWS:,} draws gave a connected graph of {depth} nodes")
+
+
+def is_connected(depth: int, pairs: Edges) -> bool:
+    """Whether every node of the undirected graph reaches every other."""
+    neighbours: list[list[int]] = [[] for _ in range(depth)]
+    for u, v in pairs:
+        neighbours[u].append(v)
+        neighbours[v].append(u)
+    reached, frontier = {0}, [0]
+    while frontier:
+        new = [node for node in neighbours[frontier.pop()] if node not in reached]
+        reached.update(new)
+        frontier.extend(new)
+    return len(reached) == depth
+
+
+def orient(depth: int, pairs: Iterable[tuple[int, int]]) -> Edges:
+    """The DAG of an undirected graph on nodes 0 .. depth - 1.
+
+    Every edge points from the low to the high index; the input node feeds every node without
+    predecessor, the output node gathers every node without successor.
+
+    Source: Xie et al. 2019 (RandWire), sections 3.2 and 3.3.
+    """
+    edges = {(min(pair) + 1, max(pair) + 1) for pair in pairs}
+    nodes = set(range(1, depth + 1))
+    edges |= {(0, node) for node in nodes - {target for _, target in edges}}
+    edges |= {(node, depth + 1) for node in nodes - {source for source, _ in edges}}
+    return sorted(edges, key=lambda edge: edge[::-1])
