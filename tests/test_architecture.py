@@ -1,0 +1,133 @@
+"""What lives where, who may import whom, and how large a file may grow (README, "Folders")."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "graphspec": {"wiring"},
+    "compiler": {"backends", "cli", "drawing", "fx_passes", "passes"},
+    "runtime": {"blocks", "heads", "routers", "stems", "training"},
+}
+MAX_LINES = 600
+PYTHON_FILES = sorted(
+    path.relative_to(ROOT)
+    for top in (*PACKAGES, "tests", ".ci")
+    for path in (ROOT / top).rglob("*.py")
+)
+NO_TORCH = ["graphspec", "compiler", "compiler.passes", "compiler.cli"]
+NO_TORCH_VERBS = [
+    ["--help"],
+    ["schema"],
+    ["check", "examples/dgnet_digits.yaml"],
+    ["resolve", "examples/dgnet_digits.yaml"],
+]
+
+
+def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_import_contracts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(no_cache=True) == EXIT_STATUS_SUCCESS
+
+
+@pytest.mark.parametrize("module", NO_TORCH)
+def test_import_without_torch(module: str):
+    done = run_python(f"import sys, {module}; assert 'torch' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", NO_TORCH_VERBS, ids=" ".join)
+def test_verb_without_torch(arguments: list[str]):
+    code = """
+import sys
+from compiler.cli import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as exit:
+    status = exit.code
+assert not status, status
+assert "torch" not in sys.modules
+"""
+    done = run_python(code, *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+def test_runtime_imports_alone():
+    code = """
+import importlib, pkgutil, sys
+for name in ("graphspec", "compiler", "pydantic", "networkx", "yaml", "jinja2"):
+    sys.modules[name] = None  # importing it raises ImportError
+import runtime
+for module in pkgutil.walk_packages(runtime.__path__, "runtime."):
+    importlib.import_module(module.name)
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders(package: str):
+    found = {
+        path.name
+        for path in (ROOT / package).iterdir()
+        if path.is_dir() and path.name != "__pycache__"
+    }
+    assert found == PACKAGES[package]
+
+
+def test_readme_names_every_folder():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = [f"{package}/{folder}/" for package in PACKAGES for folder in PACKAGES[package]]
+    missing = [f for f in (*folders, "examples/", "tests/") if f"`{f}`" not in readme]
+    assert not missing
+
+
+def test_file_sizes():
+    lines = {path: (ROOT / path).read_text(encoding="utf-8").count("\n") for path in PYTHON_FILES}
+    assert not {path: count for path, count in lines.items() if count > MAX_LINES}
+
+
+def test_no_utils():
+    assert not [path for path in PYTHON_FILES if re.search(r"util|helper|misc|common", path.stem)]
+
+
+def test_pins_agree():
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["uv"]["constraint-dependencies"] == constraints
+
+
+def test_every_dependency_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    groups = [
+        project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"].values(),
+        *project["dependency-groups"].values(),
+    ]
+    names = {re.split(r"[\[<>=!~ ;]", line, maxsplit=1)[0] for group in groups for line in group}
+    missing = [n for n in sorted(names) if not re.search(rf"^{n}==", pins, re.MULTILINE)]
+    assert not missing, f"{missing}: run `uv run python .ci/pin.py`"
+
+
+def test_no_index_addresses():
+    for name in ("constraints.txt", "pyproject.toml", ".ci/run", ".ci/pin.py"):
+        assert "://" not in (ROOT / name).read_text(encoding="utf-8"), name
+    assert "uv.lock" in (ROOT / ".gitignore").read_text(encoding="utf-8").split()
