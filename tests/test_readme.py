@@ -3,7 +3,8 @@
 - `yaml`: a block with a first line `# path/name.yaml` is a file that later blocks may use. A block
   with `version:` is a whole spec, another one with `extends:` too; every other block is a part of
   a stage, or a list of stages, and is laid into a small spec. All must be free of errors.
-- `python`: a block with a first line `# path/name.py` is a module, see test_recipes; the others run in order, in one namespace a document.
+- `python`: a block with a first line `# path/name.py` is a module, see test_recipes; the others run
+  in order, in one namespace a document.
 - `console`: lines after `$ ` are commands, the others are their output.
 - `text` right after `python` or `console` text: what that block prints; `...` stands for anything.
 - `bash`: commands that are too long for a test, or need a network: see check_long.
