@@ -12,6 +12,8 @@ class EdgeWeights(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: str
+
 
 class Fixed(EdgeWeights):
     """Every edge weighs `value` (eq. 1 of DG-Net has 1)."""

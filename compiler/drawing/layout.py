@@ -29,6 +29,7 @@ ROW_GAP = 34.0
 LANE = 8.0
 COLUMN_GAP = 46.0
 NODE_GAP = 12.0
+PORT = 4.5
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def _layers(stage: StageGraph, sizes: Sequence[Size]) -> Layout:
     layer_of = _assign_layers(stage)
     layers, links = _slots(stage, layer_of)
     layers = _order(layers, links)
+    sizes = [_with_ports(stage, node, size) for node, size in enumerate(sizes)]
     heights = {
         slot: sizes[slot[0]][1] if _is_box(slot) else LANE for layer in layers for slot in layer
     }
@@ -202,6 +204,13 @@ def _layers(stage: StageGraph, sizes: Sequence[Size]) -> Layout:
     curves = _route(stage, layer_of, boxes, middles, lefts, widths)
     bottom = max(middles[slot] + height / 2 for slot, height in heights.items())
     return Layout("layers", lefts[-1] + widths[-1], bottom, boxes, curves)
+
+
+def _with_ports(stage: StageGraph, node: int, size: Size) -> Size:
+    """A box high enough for the edges that enter or leave it to be told apart."""
+    into = sum(1 for edge in stage.edges if edge.target == node)
+    out = len({edge.target for edge in stage.edges if edge.source == node})
+    return size[0], max(size[1], PORT * min(into, 10) + 6, PORT * min(out, 6) + 6)
 
 
 def _is_box(slot: Slot) -> bool:
@@ -314,15 +323,12 @@ def _spread(
                 else middles[slot]
                 for slot in layer
             ]
-            for slot, place in zip(layer, _separate(layer, wishes, heights), strict=True):
-                middles[slot] = place
+            middles.update(zip(layer, _separate(layer, wishes, heights), strict=True))
     highest = min(middle - heights[slot] / 2 for slot, middle in middles.items())
     return {slot: middle - highest for slot, middle in middles.items()}
 
 
-def _separate(
-    layer: list[Slot], wishes: list[float], heights: dict[Slot, float]
-) -> list[float]:
+def _separate(layer: list[Slot], wishes: list[float], heights: dict[Slot, float]) -> list[float]:
     """The places nearest to `wishes` (least squares) that keep order and distance.
 
     Source: pool adjacent violators, on the wishes less the room that the slots before need.
@@ -376,11 +382,13 @@ def _route(
     curves: list[tuple[Point, ...]] = []
     for edge, path in paths.items():
         source, target = boxes[edge.source], boxes[edge.target]
+        first, last = path[0][2], path[-1][2]
         stops: list[Point] = [(source.x + source.width, leave[edge])]
+        stops.append((lefts[first] + widths[first], leave[edge]))
         for lane in path[1:-1]:
             left = lefts[lane[2]]
             stops += [(left, middles[lane]), (left + widths[lane[2]], middles[lane])]
-        stops.append((target.x, enter[edge]))
+        stops += [(lefts[last], enter[edge]), (target.x, enter[edge])]
         curves.append(_smooth(stops))
     return tuple(curves)
 

@@ -6,6 +6,7 @@ Everything is placed here in pixels; svg.py, page.py and png.py only write it do
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 Point = tuple[float, float]
 Data = tuple[tuple[str, str], ...]
@@ -129,7 +130,7 @@ def straight(start: Point, end: Point) -> tuple[Point, ...]:
 def polyline(*corners: Point) -> tuple[Point, ...]:
     """Straight lines through the corners as cubic segments."""
     points: list[Point] = [corners[0]]
-    for start, end in zip(corners, corners[1:], strict=False):
+    for start, end in pairwise(corners):
         points.extend(straight(start, end)[1:])
     return tuple(points)
 

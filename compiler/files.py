@@ -1,0 +1,25 @@
+"""Outputs that are there completely or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """A temporary path beside `path` to write a file or make a folder at.
+
+    It takes the place of `path` when the block ends, and vanishes when the block raises. A
+    folder may replace a folder; whether it should is for the caller to decide.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        temporary = Path(scratch) / path.name
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            path.rename(Path(scratch) / "replaced")
+        temporary.replace(path)
