@@ -1,0 +1,217 @@
+"""`graphc train`: a spec in, a run folder with a trained network out."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from compiler.cli._progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from compiler.training import Outcome
+    from graphspec import NetworkSpec
+    from runtime.training.errors import TrainingError
+    from runtime.training.recipe import Recipe
+
+EPILOG = """\b
+Examples:
+  graphc train examples/dgnet_digits.yaml
+  graphc train examples/dgnet_fashion.yaml --data fashion_mnist --data-dir ~/data
+  graphc train my.yaml --data arrays.npz --recipe cifar --set stages.layer2.depth=6
+  torchrun --nproc-per-node 4 --no-python graphc train my.yaml --data PATH --recipe resnet
+"""
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("spec", type=click.Path(exists=True, dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change the spec.")
+@click.option(
+    "--data",
+    help="digits, cifar10, cifar100, fashion_mnist, mnist, imagenet, a folder with train/ and "
+    "val/, or FILE.npz. Default: digits, for a spec of that shape.",
+)
+@click.option(
+    "--data-dir",
+    type=FOLDER,
+    default=Path("data"),
+    show_default=True,
+    help="Where torchvision's sets are.",
+)
+@click.option("--download", is_flag=True, help="Fetch a torchvision set that is not there.")
+@click.option("--recipe", help="A built-in recipe or a file. Default: the one for the data.")
+@click.option(
+    "--recipe-set",
+    "recipe_overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change the recipe.",
+)
+@click.option("--epochs", type=int, help="Short for --recipe-set epochs=N.")
+@click.option("--batch-size", type=int, help="Of all processes and micro-batches together.")
+@click.option("--lr", type=float, help="Short for --recipe-set lr=X.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of weights, order and augmentation.",
+)
+@click.option("--run", "folder", type=FOLDER, help="Run folder.  [default: runs/NAME-HASH]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--amp", type=click.Choice(["bf16"]), help="Automatic mixed precision.")
+@click.option("--channels-last", is_flag=True, help="Keep features in NHWC layout.")
+@click.option("--torch-compile", is_flag=True, help="Run the network through torch.compile.")
+@click.option(
+    "--accumulate",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Micro-batches a step and process.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Processes that read an image folder.",
+)
+@click.option(
+    "--goal-accuracy",
+    type=click.FloatRange(0, 1),
+    help="Exit with 1 if the test accuracy is lower.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
+def command(
+    spec: str,
+    overrides: tuple[str, ...],
+    data: str | None,
+    data_dir: Path,
+    download: bool,
+    recipe: str | None,
+    recipe_overrides: tuple[str, ...],
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    seed: int,
+    folder: Path | None,
+    device: str,
+    amp: str | None,
+    channels_last: bool,
+    torch_compile: bool,
+    accumulate: int,
+    workers: int,
+    goal_accuracy: float | None,
+    as_json: bool,
+) -> None:
+    """Trains the network of SPEC and leaves a run folder.
+
+    The same command goes on where it was stopped, or says that the run is complete.
+    """
+    from compiler.analysis import analyze
+    from graphspec import load, render
+
+    loaded = load(spec, overrides=overrides)
+    _, warnings = analyze(loaded)
+    if warnings:
+        click.echo(render(warnings), err=True)
+    chosen_data = data or _default_data(loaded)
+    short = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    shorts = [f"{key}={value}" for key, value in short.items() if value is not None]
+    chosen_recipe = _recipe(recipe, chosen_data, (*recipe_overrides, *shorts))
+
+    from compiler.training import Job, train
+    from runtime.training.engine import Execution
+    from runtime.training.errors import TrainingError
+
+    job = Job(
+        spec=loaded,
+        recipe=chosen_recipe,
+        data=chosen_data,
+        data_dir=data_dir,
+        seed=seed,
+        bf16=amp == "bf16",
+    )
+    folder = folder or Path("runs") / f"{loaded.name}-{job.identity}"
+    is_first = os.environ.get("RANK", "0") == "0"
+    with TrainingProgress(chosen_recipe.epochs, is_silent=not is_first) as progress:
+        try:
+            outcome = train(
+                job,
+                folder,
+                progress,
+                device=device,
+                execution=Execution(job.bf16, channels_last, torch_compile),
+                accumulate=accumulate,
+                workers=workers,
+                download=download,
+            )
+        except TrainingError as error:
+            raise failure(error, folder) from error
+    if is_first:
+        _report(outcome, as_json=as_json)
+    if goal_accuracy is not None and outcome.accuracy < goal_accuracy:
+        found = f"test accuracy {outcome.accuracy:.4f} is below {goal_accuracy}"
+        click.echo(f"goal missed: {found}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def failure(error: TrainingError, folder: Path) -> click.ClickException:
+    """What the user reads when training stops, with the exit code for it."""
+    from runtime.training.checkpoint import checkpoints
+    from runtime.training.errors import DivergedError
+
+    kept = checkpoints(folder / "checkpoint")
+    note = f"\nlast good checkpoint: {kept[0]}; the same command goes on from it" if kept else ""
+    exception = click.ClickException(f"{error}{note}")
+    exception.exit_code = 1 if isinstance(error, DivergedError) else 2
+    return exception
+
+
+def _default_data(spec: NetworkSpec) -> str:
+    """The data set that a spec can only be meant for."""
+    if spec.input_shape == (1, 8, 8) and spec.head.num_classes == 10:
+        return "digits"
+    raise click.UsageError(
+        f"nothing says what to train {spec.name} on; give --data (digits, cifar10, cifar100, "
+        "fashion_mnist, mnist, imagenet, a folder with train/ and val/, or FILE.npz)"
+    )
+
+
+def _recipe(name: str | None, data: str, overrides: tuple[str, ...]) -> Recipe:
+    from compiler.recipes import NoSuchRecipeError, default_recipe, load_recipe, recipe_names
+    from runtime.training.recipe import RecipeError
+
+    name = name or default_recipe(data)
+    if name is None:
+        names = ", ".join(recipe_names())
+        raise click.UsageError(f"no recipe is made for {data}; give --recipe ({names}, or a file)")
+    try:
+        return load_recipe(name, overrides)
+    except NoSuchRecipeError as error:
+        raise click.UsageError(str(error)) from None
+    except RecipeError as error:
+        raise click.UsageError(f"--recipe-set {error}") from None
+
+
+def _report(outcome: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        result = {
+            "schema_version": 1,
+            "run": str(outcome.folder),
+            "accuracy": outcome.accuracy,
+            "epochs": len(outcome.history),
+            "seconds": outcome.seconds,
+            "trained": outcome.trained,
+        }
+        click.echo(json.dumps(result))
+        return
+    state = "trained" if outcome.trained else "was complete already"
+    click.echo(
+        f"{outcome.folder} {state}: test accuracy {outcome.accuracy:.2%} "
+        f"after {len(outcome.history)} epochs, {outcome.seconds:.0f} s"
+    )

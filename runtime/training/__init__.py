@@ -1,0 +1,1 @@
+"""Training: recipes, data, and an engine whose runs survive being killed."""

@@ -1,0 +1,129 @@
+"""How a network is trained, as data. Reading recipe files is the compiler's part (YAML)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+UNDECAYED_GROUPS = ("norm", "bias", "edges")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be; `key` names the wrong entry ("" for the whole)."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}" if key else message)
+        self.key, self.message = key, message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """SGD with momentum, a linear warm-up, then half a cosine to zero; both step by step.
+
+    Source: DG-Net, appendix 6.1.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    no_weight_decay: tuple[str, ...] = ()
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    ema_decay: float | None = None
+    clip_norm: float | None = None
+    drop_edge: float = 0.0
+    crop_padding: int = 0
+    resized_crop: bool = False
+    horizontal_flip: bool = False
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise RecipeError(name, f"{value} is not within {low} .. {high}")
+        if self.lr <= 0:
+            raise RecipeError("lr", f"{self.lr} is not above 0")
+        if self.warmup_epochs > self.epochs:
+            raise RecipeError(
+                "warmup_epochs",
+                f"{self.warmup_epochs} is more than the {self.epochs} epochs of the recipe",
+            )
+        if self.nesterov and self.momentum == 0:
+            raise RecipeError("nesterov", "has no meaning with momentum 0")
+        if self.crop_padding and self.resized_crop:
+            raise RecipeError("crop_padding", "crops a second time beside resized_crop; use one")
+        for group in self.no_weight_decay:
+            if group not in UNDECAYED_GROUPS:
+                raise RecipeError("no_weight_decay", _unknown(group, UNDECAYED_GROUPS))
+
+    @staticmethod
+    def from_mapping(entries: Mapping[str, Any]) -> Recipe:
+        """The recipe that a file's mapping describes.
+
+        Raises: RecipeError for an unknown key, a missing one, a wrong type or value.
+        """
+        hints = typing.get_type_hints(Recipe)
+        required = [
+            field.name
+            for field in dataclasses.fields(Recipe)
+            if field.default is dataclasses.MISSING
+        ]
+        for key in entries:
+            if key not in hints:
+                raise RecipeError(str(key), _unknown(str(key), tuple(hints)))
+        for key in required:
+            if key not in entries:
+                raise RecipeError(key, "is missing; a recipe needs " + ", ".join(required))
+        return Recipe(**{key: _convert(key, value, hints[key]) for key, value in entries.items()})
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Every entry, in the order of the fields; `from_mapping` gives an equal recipe."""
+        entries = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in entries.items()}
+
+
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "batch_size": (1, 1_000_000),
+    "lr": (0, 1e6),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1),
+    "warmup_epochs": (0, 100_000),
+    "label_smoothing": (0, 1),
+    "ema_decay": (0, 1),
+    "clip_norm": (1e-12, 1e12),
+    "drop_edge": (0, 1),
+    "crop_padding": (0, 1024),
+}
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown name {name!r}{hint} (known: {', '.join(known)})"
+
+
+def _convert(key: str, value: Any, hint: Any) -> Any:
+    """The value in the field's type: an int may stand for a float, nothing else is bent."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise RecipeError(key, f"{value!r} is not a list of names")
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        noun = {int: "a whole number", float: "a number", bool: "true or false"}[hint]
+        raise RecipeError(key, f"{value!r} is not {noun}")
+    return value
