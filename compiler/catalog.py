@@ -25,6 +25,7 @@ from typing import Any, Literal
 from torch import nn
 
 import graphspec
+from compiler.construction import construct
 from graphspec.graph import BlockCall
 from runtime.parameter import Param
 
@@ -71,23 +72,24 @@ def classes(role: Role) -> Mapping[str, type[nn.Module]]:
 
 def make_block(call: BlockCall, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The module of a node; `call` was checked against the catalogue."""
-    return classes("blocks")[call.kind](in_channels, out_channels, stride, **_arguments(call))
+    cls = classes("blocks")[call.kind]
+    return construct(cls, in_channels, out_channels, stride, **_arguments(call))
 
 
 def make_stem(call: BlockCall, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The module of a network's stem, which may be of a stem's or a block's kind."""
     found = {**classes("blocks"), **classes("stems")}
-    return found[call.kind](in_channels, out_channels, stride, **_arguments(call))
+    return construct(found[call.kind], in_channels, out_channels, stride, **_arguments(call))
 
 
 def make_head(call: BlockCall, in_channels: int, num_classes: int) -> nn.Module:
     """The module from the last stage's features to logits."""
-    return classes("heads")[call.kind](in_channels, num_classes, **_arguments(call))
+    return construct(classes("heads")[call.kind], in_channels, num_classes, **_arguments(call))
 
 
 def make_router(kind: str, in_channels: int, num_targets: int, *, bias_init: float) -> nn.Module:
     """The module that predicts the weights of one node's output edges."""
-    return classes("routers")[kind](in_channels, num_targets, bias_init=bias_init)
+    return construct(classes("routers")[kind], in_channels, num_targets, bias_init=bias_init)
 
 
 def _arguments(call: BlockCall) -> dict[str, Any]:

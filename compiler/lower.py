@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from compiler import catalog
+from compiler.construction import construct
 from graphspec import Edge, Fixed, Learned, NetworkGraph, Node, Routed, StageGraph
 from runtime.aggregate import Concat, LearnedSum, RoutedSum, Sum
 from runtime.gating import Gate, NoScores
@@ -101,8 +102,20 @@ def lower_stage(stage: StageGraph) -> fx.GraphModule:
     program.output(values[-1])
     program.lint()
     module = fx.GraphModule(root, program, class_name=_class_name(stage.name))
-    module.meta["graphc"] = {"stage": stage.name, "nodes": names}
+    module.meta["graphc"] = {"nodes": names, "rows": _rows(stage, root)}
     return module
+
+
+def _rows(stage: StageGraph, root: nn.Module) -> list[tuple[int, list[int], str]]:
+    """(target, sources, aggregation) of every node that gathers; plain data, kept by pickle."""
+    aggregations = {name for name, _ in root.named_modules()}
+    rows: list[tuple[int, list[int], str]] = []
+    for index, node in enumerate(stage.nodes):
+        sources = [edge.source for edge in stage.sources_of(index)]
+        name = f"aggregate.{node.name}"
+        if sources:
+            rows.append((index, sources, name if name in aggregations else ""))
+    return rows
 
 
 def _block(node: Node) -> nn.Module:
@@ -127,10 +140,10 @@ def _gather(
             return sources[0]
     arguments: tuple[object, ...] = (sources,)
     if node.aggregate == "concat":
-        module: nn.Module = Concat()
+        module: nn.Module = construct(Concat)
     elif adjacency is not None:
-        module = RoutedSum(
-            index, [edge.source for edge in edges], mean=node.aggregate == "mean"
+        module = construct(
+            RoutedSum, index, [edge.source for edge in edges], mean=node.aggregate == "mean"
         )
         arguments = (sources, adjacency)
     else:
@@ -146,8 +159,8 @@ def _static_sum(edges: Sequence[Edge], *, mean: bool) -> nn.Module:
     fixed = [edge.weights.value if isinstance(edge.weights, Fixed) else None for edge in edges]
     if learned:
         init = [weights.init for weights in learned]
-        return LearnedSum(fixed, function=learned[0].function, init=init, mean=mean)
-    return Sum([value for value in fixed if value is not None], mean=mean)
+        return construct(LearnedSum, fixed, function=learned[0].function, init=init, mean=mean)
+    return construct(Sum, [value for value in fixed if value is not None], mean=mean)
 
 
 class _Routes:
@@ -181,7 +194,7 @@ def _route(
     """Appends router and gate of node `index`; returns the adjacency with its column."""
     node = stage.nodes[index]
     if node.router is None:
-        router: nn.Module = NoScores()
+        router: nn.Module = construct(NoScores)
     else:
         assert node.out_shape is not None
         router = catalog.make_router(
@@ -197,7 +210,8 @@ def _route(
     out = sorted((e for e in stage.edges if e.source == index), key=lambda e: e.target)
     learned = [(e.target, e.weights) for e in out if isinstance(e.weights, Learned)]
     routed = node.router.targets if node.router else ()
-    gate = Gate(
+    gate = construct(
+        Gate,
         index,
         len(stage.nodes),
         routed=routed,
