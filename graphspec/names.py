@@ -1,4 +1,4 @@
-"""What stages and nodes may be called: a name is also a module attribute, a key and a Python name."""
+"""What stages and nodes may be called: names are also module attributes and Python names."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from pydantic import Field
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
-OURS = frozenset({"input", "output", "stem", "head", "router", "gate", "aggregate", "threshold"})
+OURS = frozenset(
+    {"input", "output", "stem", "head", "router", "gate", "aggregate", "threshold", "adjacency"}
+)
 """Words with a meaning of their own in a stage, in a `state_dict` or in the compiled graph."""
 
 _PREFIXES = ("router_", "gate_", "aggregate_")
 """The compiler calls the values it adds to a node `n2` `router_n2`, `gate_n2`, `aggregate_n2`."""
 
-_TORCH = frozenset(
-    """
-    add_module add_submodule apply bfloat16 buffers call_super_init children code compile cpu cuda
-    delete_all_unused_submodules delete_submodule device double dump_patches eval extra_repr float
-    forward fx_pytree get_buffer get_extra_state get_parameter get_submodule graph half inf ipu
-    load_state_dict meta modules mtia named_buffers named_children named_modules named_parameters
-    nan parameters print_readable pytree recompile register_backward_hook register_buffer
-    register_forward_hook register_forward_pre_hook register_full_backward_hook
-    register_full_backward_pre_hook register_load_state_dict_post_hook
-    register_load_state_dict_pre_hook register_module register_parameter
-    register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
-    set_submodule shape_env share_memory state_dict to to_empty to_folder torch train training type
-    xpu zero_grad
-    """.split()
-)
+# fmt: off
+_TORCH = frozenset({
+    "add_module", "add_submodule", "apply", "bfloat16", "buffers", "call_super_init", "children",
+    "code", "compile", "cpu", "cuda", "delete_all_unused_submodules", "delete_submodule", "device",
+    "double", "dump_patches", "eval", "extra_repr", "float", "forward", "fx_pytree", "get_buffer",
+    "get_extra_state", "get_parameter", "get_submodule", "graph", "half", "inf", "ipu",
+    "load_state_dict", "meta", "modules", "mtia", "named_buffers", "named_children",
+    "named_modules", "named_parameters", "nan", "parameters", "print_readable", "pytree",
+    "recompile", "register_backward_hook", "register_buffer", "register_forward_hook",
+    "register_forward_pre_hook", "register_full_backward_hook", "register_full_backward_pre_hook",
+    "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_module",
+    "register_parameter", "register_state_dict_post_hook", "register_state_dict_pre_hook",
+    "requires_grad_", "set_extra_state", "set_submodule", "shape_env", "share_memory", "state_dict",
+    "to", "to_empty", "to_folder", "torch", "train", "training", "type", "xpu", "zero_grad",
+})
+# fmt: on
 """Attributes of `torch.fx.GraphModule` and globals of its code, which a child module would hide."""
 
 

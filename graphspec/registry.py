@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T", bound=type)
+C = TypeVar("C", bound=type)
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -16,13 +17,14 @@ class Registry(Mapping[str, T], Generic[T]):
         self.noun, self._key = noun, key
         self._classes: dict[str, T] = {}
 
-    def register(self, cls: T) -> T:
+    def register(self, cls: C) -> C:
         """Class decorator. A name defined twice is an error that names both modules."""
-        name = self._key(cls)
+        entry = cast("T", cls)  # returned as what it came in, so that checkers keep the class
+        name = self._key(entry)
         if other := self._classes.get(name):
             places = f"{other.__module__} and {cls.__module__}"
             raise ValueError(f"two {self.noun}s are named {name!r}: {places}; rename one")
-        self._classes[name] = cls
+        self._classes[name] = entry
         return cls
 
     def __getitem__(self, name: str) -> T:

@@ -17,7 +17,7 @@ MAX_DRAWS = 1_000
 """Draws of a random graph before its parameters count as hopeless."""
 
 
-class NotConnected(Exception):
+class NotConnectedError(Exception):
     """No draw gave a connected graph: the parameters make one too unlikely."""
 
 
@@ -58,13 +58,13 @@ def draw_connected(depth: int, draw: Callable[[], Edges | None]) -> Edges:
     `draw` returns None to give a draw up early.
 
     Raises:
-        NotConnected: after `MAX_DRAWS` draws.
+        NotConnectedError: after `MAX_DRAWS` draws.
     """
     for _ in range(MAX_DRAWS):
         pairs = draw()
         if pairs is not None and is_connected(depth, pairs):
             return pairs
-    raise NotConnected(f"none of {MAX_DRAWS:,} draws gave a connected graph of {depth} nodes")
+    raise NotConnectedError(f"none of {MAX_DRAWS:,} draws gave a connected graph of {depth} nodes")
 
 
 def is_connected(depth: int, pairs: Edges) -> bool:

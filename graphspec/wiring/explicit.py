@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal
 
@@ -58,17 +58,6 @@ class Explicit(Wiring):
         named = dict.fromkeys(name for edge in self.edges for name in (edge.source, edge.target))
         return [name for name in named if name not in (*inputs, "output")]
 
-    def cycle(self) -> list[str] | None:
-        """The names along one cycle, the first repeated at the end; None where there is none."""
-        sorter = TopologicalSorter[str]()
-        for edge in self.edges:
-            sorter.add(edge.target, edge.source)
-        try:
-            sorter.prepare()
-        except CycleError as error:
-            return list(error.args[1])
-        return None
-
     def order(self, inputs: Sequence[str]) -> list[str]:
         """All node names in topological order: input nodes first, the output node last.
 
@@ -95,3 +84,15 @@ class Explicit(Wiring):
         index = {name: i for i, name in enumerate(self.order(("input",)))}
         edges = [(index[edge.source], index[edge.target]) for edge in self.edges]
         return sorted(edges, key=lambda edge: edge[::-1])
+
+
+def find_cycle(edges: Iterable[ExplicitEdge]) -> list[str] | None:
+    """The names along one cycle, the first repeated at the end; None where there is none."""
+    sorter = TopologicalSorter[str]()
+    for edge in edges:
+        sorter.add(edge.target, edge.source)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return None
