@@ -24,11 +24,13 @@ def _kind_alone(value: Any) -> Any:
 
 
 class Spec(BaseModel):
+    """Base of the models without free parameters: an unknown key is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class BlockSpec(BaseModel):
-    """A block by name; all other keys are its parameters (see `graphc schema` or runtime/blocks)."""
+    """A block by name; all other keys are its parameters (see `graphc schema`)."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -48,10 +50,14 @@ class NodeSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    kind: Name | None = Field(None, description="name of the node's block")
-    width: Count | None = Field(None, description="output channels; default: the stage's width")
-    stride: Count | None = Field(None, description="default: the stage's stride on sources, else 1")
-    aggregate: Aggregate | None = Field(None, description="default: the stage's")
+    kind: Name | None = Field(default=None, description="name of the node's block")
+    width: Count | None = Field(
+        default=None, description="output channels; default: the stage's width"
+    )
+    stride: Count | None = Field(
+        default=None, description="default: the stage's stride on sources, else 1"
+    )
+    aggregate: Aggregate | None = Field(default=None, description="default: the stage's")
 
     @property
     def params(self) -> dict[str, Any]:
@@ -61,9 +67,9 @@ class NodeSpec(BaseModel):
 class EndNodeSpec(NodeSpec):
     """The input or the output node of a stage."""
 
-    kind: Name = Field("identity", description="name of the node's block; identity: none")
+    kind: Name = Field(default="identity", description="name of the node's block; identity: none")
     edge_weights: AnyEdgeWeights | None = Field(
-        None,
+        default=None,
         description="weights of the edges that leave the input node, or enter the output node; "
         "default: the stage's",
     )
@@ -72,8 +78,12 @@ class EndNodeSpec(NodeSpec):
 class StemSpec(BlockSpec):
     """The layers before the first stage."""
 
-    width: Count | None = Field(None, description="output channels; default: input channels")
-    stride: Count | None = Field(None, description="total stride; default: 1, or the kind's own")
+    width: Count | None = Field(
+        default=None, description="output channels; default: input channels"
+    )
+    stride: Count | None = Field(
+        default=None, description="total stride; default: 1, or the kind's own"
+    )
 
 
 class HeadSpec(BlockSpec):
@@ -91,18 +101,21 @@ class StageSpec(Spec):
 
     name: Name
     depth: Count | None = Field(
-        None, description="block nodes; input and output nodes come on top; explicit: counted"
+        default=None,
+        description="block nodes; input and output nodes come on top; explicit: counted",
     )
     width: Count = Field(description="output channels of every node")
-    stride: Count = Field(1, description="of the input node if it is a block, else of the sources")
+    stride: Count = Field(
+        default=1, description="of the input node if it is a block, else of the sources"
+    )
     inputs: tuple[Name, ...] | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="earlier stages (or stem) that feed this one; default: the one before. "
         "With several, `explicit` edges name the input nodes after them",
     )
     block: Annotated[BlockSpec, BeforeValidator(_kind_alone)] | None = Field(
-        None, description="what the block nodes compute"
+        default=None, description="what the block nodes compute"
     )
     input_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = EndNodeSpec()
     output_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = EndNodeSpec()
@@ -110,15 +123,16 @@ class StageSpec(Spec):
     aggregate: Aggregate = "sum"
     edge_weights: AnyEdgeWeights = Fixed()
     nodes: dict[Name, Annotated[NodeSpec, BeforeValidator(_kind_alone)]] = Field(
-        {}, description="per-node exceptions by node name: n1 .. n<depth>, or explicit names"
+        default={},
+        description="per-node exceptions by node name: n1 .. n<depth>, or explicit names",
     )
 
 
 class Limits(Spec):
     """Protects from accidents: larger networks are refused before they are built."""
 
-    nodes: Count = Field(10_000, description="nodes of all stages together")
-    edges: Count = Field(200_000, description="edges of all stages together")
+    nodes: Count = Field(default=10_000, description="nodes of all stages together")
+    edges: Count = Field(default=200_000, description="edges of all stages together")
 
 
 class NetworkSpec(Spec):
@@ -127,7 +141,8 @@ class NetworkSpec(Spec):
     version: Literal[1]
     name: Name
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(
-        0, description="every stage draws from its own stream, seeded by this and the stage's name"
+        default=0,
+        description="every stage draws from its own stream, seeded by this and the stage's name",
     )
     input_shape: tuple[Count, Count, Count] = Field(description="channels, height, width")
     stem: Annotated[StemSpec, BeforeValidator(_kind_alone)]

@@ -80,7 +80,7 @@ def _verify_stages_used(spec: NetworkSpec, report: Report) -> None:
     used = {name for index in range(len(spec.stages)) for name in stage_inputs(spec, index)}
     for index, stage in enumerate(spec.stages[:-1]):
         if stage.name not in used:
-            report.warning(
+            report.error(
                 "stage-unused",
                 ("stages", index),
                 f"stage {stage.name!r} feeds no later stage, so the head never sees it",

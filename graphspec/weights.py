@@ -19,7 +19,7 @@ class Fixed(EdgeWeights):
     """Every edge weighs `value` (eq. 1 of DG-Net has 1)."""
 
     kind: Literal["fixed"] = "fixed"
-    value: float = Field(1.0, allow_inf_nan=False, description="the weight of every edge")
+    value: float = Field(default=1.0, allow_inf_nan=False, description="the weight of every edge")
 
 
 class Learned(EdgeWeights):
@@ -30,10 +30,10 @@ class Learned(EdgeWeights):
 
     kind: Literal["learned"] = "learned"
     function: Literal["sigmoid", "free"] = Field(
-        "sigmoid", description="the edge weighs sigmoid(parameter), or the bare parameter"
+        default="sigmoid", description="the edge weighs sigmoid(parameter), or the bare parameter"
     )
     init: float = Field(
-        0.0, allow_inf_nan=False, description="initial value of the parameter of every edge"
+        default=0.0, allow_inf_nan=False, description="initial value of the parameter of every edge"
     )
 
 
@@ -44,18 +44,18 @@ class Routed(EdgeWeights):
     """
 
     kind: Literal["routed"] = "routed"
-    router: str = Field("pooled_linear", description="kind of the router (runtime/routers)")
+    router: str = Field(default="pooled_linear", description="kind of the router (runtime/routers)")
     bias_init: float = Field(
-        3.0, allow_inf_nan=False, description="router bias; positive: edges start open"
+        default=3.0, allow_inf_nan=False, description="router bias; positive: edges start open"
     )
     threshold: float | None = Field(
-        0.0,
+        default=0.0,
         allow_inf_nan=False,
         description="initial tau of every receiving node; null: no gating, weights are eq. 4's",
     )
-    learnable_threshold: bool = Field(True, description="train tau (eq. 10), or keep it")
+    learnable_threshold: bool = Field(default=True, description="train tau (eq. 10), or keep it")
     inference: Literal["consistent", "literal"] = Field(
-        "consistent",
+        default="consistent",
         description="weight of an open edge at inference: consistent = a * sigmoid(a - tau), "
         "as in training; literal = a, which needs batch-norm re-estimation",
     )

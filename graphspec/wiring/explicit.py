@@ -22,7 +22,7 @@ class ExplicitEdge(BaseModel):
     source: Name
     target: Name
     edge_weights: AnyEdgeWeights | None = Field(
-        None, description="default: what the stage or its input or output node says"
+        default=None, description="default: what the stage or its input or output node says"
     )
 
     @model_serializer(mode="wrap")
