@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -199,11 +201,43 @@ def render(diagnostics: Iterable[Diagnostic], color: bool = False) -> str:
     return "\n\n".join(_render_one(diagnostic, color) for diagnostic in diagnostics)
 
 
-def _order(diagnostic: Diagnostic) -> tuple[bool, str, int, int]:
+def suggest(
+    name: str, known: Iterable[str], otherwise: Iterable[str] | None = None
+) -> tuple[str | None, str | None]:
+    """A hint with the nearest of the `known` names and what is allowed, and the nearest alone.
+
+    `otherwise` replaces `known` in the list of what is allowed.
+    """
+    known = list(known)
+    listed = known if otherwise is None else list(otherwise)
+    close = next(iter(difflib.get_close_matches(name, known, n=1)), None)
+    allowed = f"one of: {', '.join(listed)}" if listed else None
+    if close is None:
+        return allowed, None
+    return f"did you mean {close!r}?" + (f" ({allowed})" if allowed else ""), close
+
+
+def described(value: Any) -> str:
+    """What was found, for messages: `the string 'six'`, `a list`, `null`, `3.0`."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    shown = text if len(text) <= 40 else f"{text[:36]}..."
+    return f"the string {shown}" if isinstance(value, str) else shown
+
+
+def _order(diagnostic: Diagnostic) -> tuple[bool, tuple[str | int, ...], int, int]:
     span = diagnostic.span
     if span is None:
-        return (True, "", 0, 0)
-    return (False, span.file, span.line, span.column)
+        return (True, (), 0, 0)
+    # Numbers compare as numbers: `--set #2` comes before `--set #11`.
+    parts = re.split(r"([0-9]+)", span.file)
+    file = tuple(int(part) if part.isdecimal() else part for part in parts)
+    return (False, file, span.line, span.column)
 
 
 def _render_one(diagnostic: Diagnostic, color: bool) -> str:

@@ -16,7 +16,7 @@ import yaml
 from graphspec.errors import Provenance, Report, Span, SpecPath
 
 MAX_DEPTH = 64
-MAX_VALUES = 100_000
+MAX_VALUES = 1_000_000
 
 Scalar = str | int | float | bool | None
 

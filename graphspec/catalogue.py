@@ -1,0 +1,255 @@
+"""Which blocks, stems, heads and routers there are, and the parameters each takes.
+
+Read from `catalogue.json`, which `python -m compiler.catalog` writes from the runtime's
+constructors, so that a spec is checked without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from graphspec.errors import Report, SpecPath, described, suggest
+
+_TYPES: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "integer": ("an integer", int),
+    "number": ("a number", (int, float)),
+    "boolean": ("true or false", bool),
+    "string": ("a name", str),
+    "array": ("a list", (list, tuple)),
+    "null": ("null", type(None)),
+}
+_STEM_KEYS = frozenset({"kind", "width", "stride"})
+_HEAD_KEYS = frozenset({"kind", "num_classes"})
+_BLOCK_KEYS = frozenset({"kind"})
+_NODE_KEYS = frozenset({"kind", "width", "stride", "aggregate"})
+_END_NODE_KEYS = _NODE_KEYS | {"edge_weights"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind: its parameters as JSON Schema by name, and what it asks of shapes.
+
+    `divides` says which channel counts a parameter must divide; `strides` which strides it
+    can have (None: any); `rounding` how the output size is rounded.
+    """
+
+    doc: str
+    params: Mapping[str, Mapping[str, Any]]
+    required: tuple[str, ...]
+    keeps_channels: bool
+    divides: Mapping[str, tuple[str, ...]]
+    strides: tuple[int, ...] | None
+    rounding: Literal["ceil", "floor"]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The values of the parameters that a spec may leave out."""
+        return {
+            name: tuple(schema["default"])
+            if isinstance(schema["default"], list)
+            else schema["default"]
+            for name, schema in self.params.items()
+            if "default" in schema
+        }
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Entries by kind; every block may be a stem too."""
+
+    blocks: Mapping[str, Entry]
+    stems: Mapping[str, Entry]
+    heads: Mapping[str, Entry]
+    routers: Mapping[str, Entry]
+
+
+def _read_catalogue(path: Path) -> Catalogue:
+    roles = json.loads(path.read_text(encoding="utf-8"))
+    return Catalogue(
+        **{
+            role: {kind: _read_entry(fields) for kind, fields in kinds.items()}
+            for role, kinds in roles.items()
+        }
+    )
+
+
+def _read_entry(fields: dict[str, Any]) -> Entry:
+    return Entry(
+        doc=fields["doc"],
+        params=fields["params"],
+        required=tuple(fields["required"]),
+        keeps_channels=fields["keeps_channels"],
+        divides={name: tuple(counts) for name, counts in fields["divides"].items()},
+        strides=None if fields["strides"] is None else tuple(fields["strides"]),
+        rounding=fields["rounding"],
+    )
+
+
+CATALOGUE = _read_catalogue(Path(__file__).with_name("catalogue.json"))
+
+
+def verify_blocks(data: Any, report: Report) -> None:
+    """Checks kinds and parameters of all blocks, stems, heads and routers of a spec.
+
+    `data` is a spec as plain values, which may be wrong in any other way: what has not even
+    the form of a block is passed over, as the models report it.
+    """
+    spec = _mapping(data)
+    _verify_call("stem", CATALOGUE.stems, spec.get("stem"), _STEM_KEYS, ("stem",), report)
+    _verify_call("head", CATALOGUE.heads, spec.get("head"), _HEAD_KEYS, ("head",), report)
+    stages = spec.get("stages")
+    for index, stage in enumerate(stages if isinstance(stages, list | tuple) else ()):
+        _verify_stage(_mapping(stage), ("stages", index), report)
+
+
+def _verify_stage(stage: Mapping[str, Any], path: SpecPath, report: Report) -> None:
+    blocks = CATALOGUE.blocks
+    _verify_call("block", blocks, stage.get("block"), _BLOCK_KEYS, (*path, "block"), report)
+    for key in ("input_node", "output_node"):
+        _verify_call("block", blocks, stage.get(key), _END_NODE_KEYS, (*path, key), report)
+    block, inputs = _mapping(stage.get("block")), stage.get("inputs")
+    input_node = {"kind": "identity", **_mapping(stage.get("input_node"))}
+    for name, node in _mapping(stage.get("nodes")).items():
+        base = input_node if isinstance(inputs, list | tuple) and name in inputs else block
+        _verify_node(base, _mapping(node), (*path, "nodes", name), report)
+    for weights, place in _all_edge_weights(stage, path):
+        kind = weights.get("router", "pooled_linear")
+        if weights.get("kind") == "routed" and isinstance(kind, str):
+            _entry_of("router", CATALOGUE.routers, kind, (*place, "router"), report)
+
+
+def _verify_node(
+    base: Mapping[str, Any], node: Mapping[str, Any], path: SpecPath, report: Report
+) -> None:
+    """A node's own parameters; those of the stage's block come under them if the kind is one."""
+    if "kind" not in node and "kind" not in base:
+        return
+    inherits = node.get("kind") in (None, base.get("kind"))
+    inherited = set(base) if inherits else set[str]()
+    call = {**node, "kind": base.get("kind") if inherits else node["kind"]}
+    if inherits and call["kind"] not in CATALOGUE.blocks:
+        return
+    _verify_call("block", CATALOGUE.blocks, call, _NODE_KEYS, path, report, inherited)
+
+
+def _all_edge_weights(
+    stage: Mapping[str, Any], path: SpecPath
+) -> Iterator[tuple[Mapping[str, Any], SpecPath]]:
+    """All places of a stage that can name a router."""
+    yield _mapping(stage.get("edge_weights")), (*path, "edge_weights")
+    for key in ("input_node", "output_node"):
+        node = _mapping(stage.get(key))
+        yield _mapping(node.get("edge_weights")), (*path, key, "edge_weights")
+    edges = _mapping(stage.get("wiring")).get("edges")
+    for index, edge in enumerate(edges if isinstance(edges, list | tuple) else ()):
+        place = (*path, "wiring", "edges", index, "edge_weights")
+        yield _mapping(_mapping(edge).get("edge_weights")), place
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _verify_call(
+    noun: str,
+    entries: Mapping[str, Entry],
+    call: Any,
+    reserved: frozenset[str],
+    path: SpecPath,
+    report: Report,
+    inherited: Iterable[str] = (),
+) -> None:
+    """One mapping with a kind and its parameters; `inherited` ones are given elsewhere."""
+    call = _mapping(call)
+    kind = call.get("kind", "identity" if "edge_weights" in reserved else None)
+    if not isinstance(kind, str):
+        return
+    entry = _entry_of(noun, entries, kind, (*path, "kind"), report)
+    if entry is None:
+        return
+    given = {name: value for name, value in call.items() if name not in reserved}
+    missing = [name for name in entry.required if name not in given and name not in inherited]
+    known = [*entry.params, *sorted(reserved - {"kind"})]
+    free = [name for name in known if name not in call]
+    for name, value in given.items():
+        if name in entry.params:
+            _verify_value(entry.params[name], value, (*path, name), report)
+        elif kind != "identity":
+            hint, meant = suggest(name, free, otherwise=known)
+            missing = [other for other in missing if other != meant]
+            message = f"{noun} {kind!r} has no parameter {name!r}"
+            report.error("unknown-parameter", (*path, name), message, hint, key=True)
+    for name in missing:
+        schema = entry.params[name]
+        message = f"{noun} {kind!r} needs the parameter {name!r}: {schema.get('description')}"
+        example = f"add `{name}: ...`, {_allowed(schema)}"
+        report.error("missing-parameter", (*path, name), message, example)
+
+
+def _entry_of(
+    noun: str, entries: Mapping[str, Entry], kind: str, path: SpecPath, report: Report
+) -> Entry | None:
+    if kind in entries:
+        return entries[kind]
+    hint, _ = suggest(kind, entries)
+    report.error("unknown-kind", path, f"there is no {noun} {kind!r}", hint)
+    return None
+
+
+def _verify_value(schema: Mapping[str, Any], value: Any, path: SpecPath, report: Report) -> None:
+    if not _has_type(schema, value):
+        message = f"must be {_allowed(schema)}, not {described(value)}"
+        report.error("wrong-type", path, message, schema.get("description"))
+        return
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _verify_value(schema.get("items", {}), item, (*path, index), report)
+        return
+    if "enum" in schema and value not in schema["enum"]:
+        message = f"must be {_allowed(schema)}, not {described(value)}"
+        hint = suggest(value, schema["enum"])[0] if isinstance(value, str) else None
+        report.error("not-allowed", path, message, hint or schema.get("description"))
+    elif value is not None and not isinstance(value, str) and not _is_within(schema, value):
+        is_finite = isinstance(value, int) or math.isfinite(value)
+        allowed = _allowed(schema) if is_finite else "finite"
+        message = f"must be {allowed}, is {value}"
+        report.error("out-of-range", path, message, schema.get("description"))
+
+
+def _has_type(schema: Mapping[str, Any], value: Any) -> bool:
+    types = _type_names(schema)
+    if not types:
+        return True
+    if isinstance(value, bool):
+        return "boolean" in types
+    return any(isinstance(value, _TYPES[name][1]) for name in types if name != "boolean")
+
+
+def _is_within(schema: Mapping[str, Any], value: float) -> bool:
+    return (
+        (isinstance(value, int) or math.isfinite(value))
+        and value >= schema.get("minimum", value)
+        and value <= schema.get("maximum", value)
+        and value > schema.get("exclusiveMinimum", -math.inf)
+        and value < schema.get("exclusiveMaximum", math.inf)
+    )
+
+
+def _type_names(schema: Mapping[str, Any]) -> list[str]:
+    types = schema.get("type", [])
+    return [types] if isinstance(types, str) else list(types)
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """What a parameter may be, in words: `an integer >= 1`, `one of 1, 3, 5`."""
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    words = " or ".join(_TYPES[name][0] for name in _type_names(schema))
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
+    return f"{words} {' and '.join(bounds)}".strip()
