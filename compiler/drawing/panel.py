@@ -81,6 +81,7 @@ def draw_stage(stage: StageGraph, fills: Mapping[str, str]) -> Panel:
 
 
 def full_name(stage: StageGraph, node: Node) -> str:
+    """The name that a node has everywhere else: in errors, in the code, in the state_dict."""
     return f"{stage.name}.{node.name}"
 
 
@@ -251,6 +252,7 @@ def _edge_data(stage: StageGraph, edge: Edge) -> tuple[tuple[str, str], ...]:
 
 
 def edge_title(stage: StageGraph, edge: Edge) -> str:
+    """What is known of an edge, for the pointer that rests on it."""
     (_, source), (_, target) = _edge_data(stage, edge)
     return f"{source} → {target}\n{_weights_text(edge.weights)}"
 

@@ -25,6 +25,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Rectangle:
+    """`x`, `y` is the upper left corner; `title` shows under a resting pointer."""
+
     x: float
     y: float
     width: float
@@ -54,6 +56,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Polygon:
+    """A filled area without an outline."""
+
     points: tuple[Point, ...]
     fill: str
     data: Data = ()

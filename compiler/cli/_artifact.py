@@ -1,0 +1,58 @@
+"""The folder that `graphc compile` writes."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compiler.cli._output import json_text, render_table
+from compiler.complexity import count
+from compiler.costs import cost_data, cost_table
+from compiler.drawing import render_svg
+from compiler.files import replacing
+from compiler.graph_data import graph_data
+from compiler.listing import code_listing, fx_listing
+from compiler.lower import lower
+from graphspec import NetworkGraph, NetworkSpec, content_hash, dump, format_graph, resolve
+
+SCHEMA_VERSION = 1
+
+
+def write_artifact(
+    spec: NetworkSpec, graph: NetworkGraph, folder: Path, manifest_name: str
+) -> dict[str, Any]:
+    """Writes the folder, replacing an earlier one; returns its manifest."""
+    with torch.device("meta"):
+        model = lower(graph)
+    complexity = count(graph)
+    contents = {
+        "spec.resolved.yaml": dump(resolve(spec)),
+        "graph.json": json_text(graph_data(graph)),
+        "graph.txt": format_graph(graph),
+        "fx.txt": fx_listing(model),
+        "code.txt": code_listing(model),
+        "cost.json": json_text({"schema_version": SCHEMA_VERSION, **cost_data(complexity)}),
+        "cost.txt": render_table(cost_table(complexity)),
+        "graph.svg": render_svg(graph),
+    }
+    manifest: dict[str, Any] = {
+        "name": spec.name,
+        "spec_hash": content_hash(spec),
+        "params": complexity.params,
+        "conv_macs": complexity.conv_macs,
+        "macs": complexity.macs,
+        "versions": {name: version(name) for name in ("graphc-nn", "torch")},
+        "files": {
+            name: hashlib.sha256(text.encode()).hexdigest() for name, text in contents.items()
+        },
+    }
+    contents[manifest_name] = json_text({"schema_version": SCHEMA_VERSION, **manifest})
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for name, text in contents.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+    return manifest

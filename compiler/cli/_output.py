@@ -1,0 +1,82 @@
+"""How verbs say what they found, and where they may write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from graphspec import Diagnostic
+
+SCHEMA_VERSION = 1
+"""Of the objects that `--json` prints; raised when a key changes its meaning or goes."""
+
+
+def print_findings(findings: Iterable[Diagnostic]) -> None:
+    """Shows findings on stderr."""
+    from compiler.cli import colors_stderr
+    from graphspec import render
+
+    findings = tuple(findings)
+    if findings:
+        click.echo(render(findings, color=colors_stderr()), err=True)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """One object on stdout, with the version of its schema first."""
+    click.echo(json_text({"schema_version": SCHEMA_VERSION, **content}), nl=False)
+
+
+def json_text(content: Any) -> str:
+    """JSON as it is written to stdout and into files."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout: coloured on a terminal only, and never cut where there is none."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(80, _natural_width(table))
+    console.print(table)
+
+
+def render_table(table: Table) -> str:
+    """A table as plain text, for a file."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    file = StringIO()
+    Console(file=file, width=_natural_width(table), color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def _natural_width(table: Table) -> int:
+    from rich.console import Console
+
+    return Console(width=10_000).measure(table).maximum
+
+
+def check_output_folder(folder: Path, marker: str) -> None:
+    """Refuses a folder that holds other things than an earlier output, known by `marker`.
+
+    Raises:
+        UsageError: what is there would be lost.
+    """
+    folder = folder.absolute()
+    if folder == Path.cwd() or folder in Path.cwd().parents:
+        raise click.UsageError(f"{folder} is the current folder or holds it; name a new folder")
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"{folder} is a file; name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
+        raise click.UsageError(
+            f"{folder} holds files that this verb did not write; name a new folder"
+        )
