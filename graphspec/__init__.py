@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphspec.build import build as build
 from graphspec.catalogue import CATALOGUE as CATALOGUE
 from graphspec.errors import Diagnostic as Diagnostic
 from graphspec.errors import Provenance as Provenance
@@ -15,6 +16,8 @@ from graphspec.graph import NetworkGraph as NetworkGraph
 from graphspec.graph import Node as Node
 from graphspec.graph import RouterCall as RouterCall
 from graphspec.graph import StageGraph as StageGraph
+from graphspec.printer import format_graph as format_graph
+from graphspec.printer import format_stage as format_stage
 from graphspec.registry import Registry as Registry
 from graphspec.spec import BlockSpec as BlockSpec
 from graphspec.spec import EndNodeSpec as EndNodeSpec

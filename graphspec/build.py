@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from graphspec.catalogue import CATALOGUE
 from graphspec.errors import Report
 from graphspec.graph import BlockCall, Edge, NetworkGraph, Node, SpecPath, StageGraph
 from graphspec.spec import BlockSpec, NetworkSpec, NodeSpec, StageSpec
@@ -38,11 +39,16 @@ def build(spec: NetworkSpec, report: Report | None = None) -> NetworkGraph:
         input_shape=spec.input_shape,
         stem=BlockCall(stem.kind, _sorted(stem.params), ("stem",)),
         stem_width=stem.width,
-        stem_stride=stem.stride or 1,
+        stem_stride=stem.stride or default_stem_stride(stem.kind),
         stages=tuple(stage for stage in stages if stage is not None),
         head=BlockCall(head.kind, _sorted(head.params), ("head",)),
         num_classes=head.num_classes,
     )
+
+
+def default_stem_stride(kind: str) -> int:
+    """The smallest stride that a kind of stem can have."""
+    return min(CATALOGUE.stems[kind].strides or (1,))
 
 
 def build_stage(spec: NetworkSpec, index: int, report: Report) -> StageGraph | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import difflib
 import keyword
-from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field
@@ -50,9 +48,3 @@ def reserved_for(name: str) -> str | None:
     if name in _TORCH:
         return "torch"
     return None
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'layer2'?` with the nearest known name, or nothing."""
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -95,7 +95,7 @@ class _Legend:
         """What each label stands for, where that is more than its kind."""
         for (kind, params), label in self._labels.items():
             if params or self._kinds[kind] > 1:
-                yield f"{label}: {params or 'as it is'}"
+                yield f"{label}: {params or 'no parameters'}"
 
 
 def _gathered(stage: StageGraph, target: int, legend: _Legend) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from graphspec.errors import Report, format_path
+from graphspec.catalogue import verify_blocks
+from graphspec.errors import Report, format_path, suggest
 from graphspec.graph import SpecPath, StageGraph
-from graphspec.names import did_you_mean, reserved_for
+from graphspec.names import reserved_for
 from graphspec.spec import BlockSpec, NetworkSpec, NodeSpec, StageSpec
 from graphspec.weights import EdgeWeights, Fixed, Learned, Routed
 from graphspec.wiring.explicit import Explicit, ExplicitEdge, find_cycle
@@ -29,6 +30,7 @@ def input_names(inputs: Sequence[str]) -> tuple[str, ...]:
 
 def verify(spec: NetworkSpec, report: Report) -> list[int]:
     """Checks what is known before edges are drawn; returns the stages that can be wired."""
+    verify_blocks(spec.model_dump(), report)
     _verify_stage_names(spec, report)
     _verify_seed(spec, report)
     _verify_stages_used(spec, report)
@@ -159,12 +161,8 @@ def _verify_inputs(spec: NetworkSpec, index: int, report: Report) -> bool:
                 f"take one of {_listed(known)}, or reorder the stages",
             )
         else:
-            report.error(
-                "input-unknown",
-                place,
-                f"there is no stage {name!r}{did_you_mean(name, known)}",
-                f"take one of {_listed(known)}",
-            )
+            hint, _ = suggest(name, known, otherwise=_shortened(known))
+            report.error("input-unknown", place, f"there is no stage {name!r}", hint)
     if len(inputs) > 1 and not isinstance(stage.wiring, Explicit):
         report.error(
             "inputs-need-explicit",
@@ -263,11 +261,13 @@ def _verify_reached(
     for name in block_nodes:
         if name not in targets and not reserved_for(name):
             others = [*inputs, *(other for other in block_nodes if other != name)]
+            _, meant = suggest(name, others)
             report.error(
                 "node-without-input",
                 (*place, sources[name]),
-                f"no edge leads to node {name!r}{did_you_mean(name, others)}",
-                f"add an edge to it, e.g. [{inputs[0]}, {name}]",
+                f"no edge leads to node {name!r}",
+                (f"did you mean {meant!r}? Otherwise " if meant else "")
+                + f"add an edge to it, e.g. [{inputs[0]}, {name}]",
             )
     if "output" not in targets:
         last = block_nodes[-1] if block_nodes else inputs[0]
@@ -303,8 +303,8 @@ def _verify_nodes(
             message = f"the {name} node has a key of its own"
             advice = f"write it as `{name}_node:` of the stage, beside `nodes`"
         else:
-            message = f"stage {stage.name!r} has no node {name!r}{did_you_mean(name, known)}"
-            advice = f"its nodes are {_listed(known)}"
+            message = f"stage {stage.name!r} has no node {name!r}"
+            advice, _ = suggest(name, known, otherwise=_shortened(known))
         report.error("node-unknown", (*path, "nodes", name), message, advice, key=True)
 
     for name, node in stage.nodes.items():
@@ -472,6 +472,10 @@ def _described(weights: EdgeWeights) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """`n1, n2, n3`, shortened in the middle."""
+    return ", ".join(_shortened(names))
+
+
+def _shortened(names: Iterable[str]) -> list[str]:
+    """The names, of many only the first and the last."""
     names = list(names)
-    return ", ".join(names if len(names) <= 8 else [*names[:4], "...", *names[-2:]])
+    return names if len(names) <= 8 else [*names[:4], "...", *names[-2:]]
