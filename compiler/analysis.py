@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler import passes as _passes
+from compiler.passes import PIPELINE, run
 from graphspec import Diagnostic, NetworkGraph, NetworkSpec, Report, build
 
 
 def analyze(
-    spec: NetworkSpec, *, passes: Sequence[str] = _passes.PIPELINE
+    spec: NetworkSpec, *, passes: Sequence[str] = PIPELINE
 ) -> tuple[NetworkGraph, tuple[Diagnostic, ...]]:
     """The graph of a spec after `passes`, and the warnings met on the way.
 
     Raises:
         SpecError: with every finding, when the spec is wrong.
     """
-    report = Report(spec.locate)
-    graph = _passes.run(build(spec), report, passes=passes)
+    report = Report(spec.provenance)
+    graph = run(build(spec, report), report, passes=passes)
     return graph, report.warnings

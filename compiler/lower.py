@@ -6,6 +6,7 @@ origin in `node.meta["graphc"]`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import fx, nn
 from compiler import catalog
 from compiler.construction import construct
 from graphspec import Edge, Fixed, Learned, NetworkGraph, Node, Routed, StageGraph
-from runtime.aggregate import Concat, LearnedSum, RoutedSum, Sum
+from runtime.aggregate import Concat, LearnedSum, RoutedSum, Sum, Tap
 from runtime.gating import Gate, NoScores
 
 
@@ -86,6 +87,7 @@ def lower_stage(stage: StageGraph) -> fx.GraphModule:
 
     values: list[fx.Node] = []
     adjacency: fx.Node | None = None
+    shared = _shared(stage, is_routed=bool(plan.receivers))
     for index, node in enumerate(stage.nodes):
         edges = stage.sources_of(index)
         if node.role == "input":
@@ -96,6 +98,10 @@ def lower_stage(stage: StageGraph) -> fx.GraphModule:
             root.add_module(node.name, _block(node))
             origin = Origin(stage.name, node.name, "block")
             value = _call(program, node.name, (value,), origin, _fx_name(node))
+        if index in shared:
+            _add(root, "tap", node.name, construct(Tap))
+            origin = Origin(stage.name, node.name, "tap")
+            value = _call(program, f"tap.{node.name}", (value,), origin)
         values.append(value)
         if plan.receivers and node.role != "output":
             adjacency = _route(root, program, stage, index, value, adjacency, threshold, plan)
@@ -104,6 +110,17 @@ def lower_stage(stage: StageGraph) -> fx.GraphModule:
     module = fx.GraphModule(root, program, class_name=_class_name(stage.name))
     module.meta["graphc"] = {"nodes": names, "rows": _rows(stage, root)}
     return module
+
+
+def _shared(stage: StageGraph, *, is_routed: bool) -> set[int]:
+    """The nodes whose values several weighted sums use."""
+    uses: Counter[int] = Counter()
+    for index, node in enumerate(stage.nodes):
+        edges = stage.sources_of(index)
+        is_weighted = is_routed or any(isinstance(edge.weights, Learned) for edge in edges)
+        if node.aggregate != "concat" and is_weighted:
+            uses.update(edge.source for edge in edges)
+    return {index for index, count in uses.items() if count > 1}
 
 
 def _rows(stage: StageGraph, root: nn.Module) -> list[tuple[int, list[int], str]]:
@@ -207,7 +224,7 @@ def _route(
     origin = Origin(stage.name, node.name, "router")
     scores = _call(program, f"router.{node.name}", (value,), origin)
 
-    out = sorted((e for e in stage.edges if e.source == index), key=lambda e: e.target)
+    out = stage.targets_of(index)
     learned = [(e.target, e.weights) for e in out if isinstance(e.weights, Learned)]
     routed = node.router.targets if node.router else ()
     gate = construct(
