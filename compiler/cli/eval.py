@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from compiler.cli._common import json_option, print_json
 
 EPILOG = """\b
 Examples:
@@ -38,7 +39,7 @@ LABELS = {
     type=click.FloatRange(0, 1),
     help="Exit with 1 if the test accuracy is lower.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@json_option
 def command(
     run: Path,
     data: str | None,
@@ -63,7 +64,7 @@ def command(
         exception.exit_code = 2
         raise exception from error
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, **result}))
+        print_json(result)
     else:
         click.echo(f"{run}: test accuracy {result['accuracy']:.2%} on {result['data']}")
         for mode, accuracy in result.get("modes", {}).items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from compiler.cli._common import json_option, print_json, read_graph, set_option, spec_argument
 from compiler.cli._progress import TrainingProgress
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command(epilog=EPILOG)
-@click.argument("spec", type=click.Path(exists=True, dir_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change the spec.")
+@spec_argument
+@set_option
 @click.option(
     "--data",
     help="digits, cifar10, cifar100, fashion_mnist, mnist, imagenet, a folder with train/ and "
@@ -85,7 +85,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     type=click.FloatRange(0, 1),
     help="Exit with 1 if the test accuracy is lower.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
+@json_option
 def command(
     spec: str,
     overrides: tuple[str, ...],
@@ -112,13 +112,7 @@ def command(
 
     The same command goes on where it was stopped, or says that the run is complete.
     """
-    from compiler.analysis import analyze
-    from graphspec import load, render
-
-    loaded = load(spec, overrides=overrides)
-    _, warnings = analyze(loaded)
-    if warnings:
-        click.echo(render(warnings), err=True)
+    loaded, _ = read_graph(spec, overrides)
     chosen_data = data or _default_data(loaded)
     short = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     shorts = [f"{key}={value}" for key, value in short.items() if value is not None]
@@ -201,14 +195,13 @@ def _recipe(name: str | None, data: str, overrides: tuple[str, ...]) -> Recipe:
 def _report(outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         result = {
-            "schema_version": 1,
             "run": str(outcome.folder),
             "accuracy": outcome.accuracy,
             "epochs": len(outcome.history),
             "seconds": outcome.seconds,
             "trained": outcome.trained,
         }
-        click.echo(json.dumps(result))
+        print_json(result)
         return
     state = "trained" if outcome.trained else "was complete already"
     click.echo(

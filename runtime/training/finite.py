@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 
 def is_finite(value: Any) -> bool:
+    """Whether no tensor in a value holds an infinity or a NaN."""
     if isinstance(value, Tensor):
         return not value.is_floating_point() or bool(torch.isfinite(value).all())
     if isinstance(value, tuple | list):

@@ -74,8 +74,10 @@ class FolderDataset(Dataset):
 
 
 class FolderBatches(TrainingBatches):
-    """Batches that worker processes read ahead. The seed of a sample's augmentation travels
-    with its index, so that neither the number of workers nor a restart changes it.
+    """Batches that worker processes read ahead.
+
+    The seed of a sample's augmentation travels with its index, so that neither the number of
+    workers nor a restart changes it.
     """
 
     def __init__(
@@ -118,8 +120,9 @@ class _Images(torch.utils.data.Dataset[Any]):
         return len(self.samples)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | str:
-        """One sample; or, if its file cannot be read, why. An exception would reach the
-        user as the traceback of a worker process.
+        """One sample; or, if its file cannot be read, why.
+
+        An exception would reach the user as the traceback of a worker process.
         """
         from PIL import Image
         from torchvision.transforms.v2.functional import pil_to_tensor

@@ -54,8 +54,10 @@ class Processes:
                 dist.broadcast(buffer, src=0)
 
     def from_first(self, value: Any) -> Any:
-        """The value that the first process has. Files are looked for by that one alone:
-        processes that decide for themselves whether to resume deadlock when they disagree.
+        """The value that the first process has.
+
+        Files are looked for by that one alone: processes that decide for themselves whether to
+        resume deadlock when they disagree.
         """
         if self.world == 1:
             return value

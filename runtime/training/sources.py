@@ -92,7 +92,7 @@ def npz(path: Path) -> ArrayDataset:
     import numpy as np
 
     try:
-        with np.load(_existing(path), allow_pickle=False) as file:
+        with _existing(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [name for name in ARRAYS if name not in file]
             if missing:
                 raise DataError(
