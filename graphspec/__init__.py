@@ -16,6 +16,9 @@ from graphspec.graph import NetworkGraph as NetworkGraph
 from graphspec.graph import Node as Node
 from graphspec.graph import RouterCall as RouterCall
 from graphspec.graph import StageGraph as StageGraph
+from graphspec.load import dump as dump
+from graphspec.load import load as load
+from graphspec.load import loads as loads
 from graphspec.printer import format_graph as format_graph
 from graphspec.printer import format_stage as format_stage
 from graphspec.registry import Registry as Registry

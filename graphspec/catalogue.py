@@ -23,6 +23,7 @@ _TYPES: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "array": ("a list", (list, tuple)),
     "null": ("null", type(None)),
 }
+_NUMBERS = ("integer", "number")
 _STEM_KEYS = frozenset({"kind", "width", "stride"})
 _HEAD_KEYS = frozenset({"kind", "num_classes"})
 _BLOCK_KEYS = frozenset({"kind"})
@@ -178,7 +179,7 @@ def _verify_call(
     free = [name for name in known if name not in call]
     for name, value in given.items():
         if name in entry.params:
-            _verify_value(entry.params[name], value, (*path, name), report)
+            _verify_value(entry.params[name], value, (*path, name), name, report)
         elif kind != "identity":
             hint, meant = suggest(name, free, otherwise=known)
             missing = [other for other in missing if other != meant]
@@ -201,24 +202,28 @@ def _entry_of(
     return None
 
 
-def _verify_value(schema: Mapping[str, Any], value: Any, path: SpecPath, report: Report) -> None:
+def _verify_value(
+    schema: Mapping[str, Any], value: Any, path: SpecPath, name: str, report: Report
+) -> None:
+    """A parameter, or an item of the parameter, of this name."""
+    description = f"`{name}`: {schema['description']}" if "description" in schema else None
     if not _has_type(schema, value):
         message = f"must be {_allowed(schema)}, not {described(value)}"
-        report.error("wrong-type", path, message, schema.get("description"))
+        report.error("wrong-type", path, message, description)
         return
     if isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _verify_value(schema.get("items", {}), item, (*path, index), report)
+            _verify_value(schema.get("items", {}), item, (*path, index), name, report)
         return
     if "enum" in schema and value not in schema["enum"]:
         message = f"must be {_allowed(schema)}, not {described(value)}"
         hint = suggest(value, schema["enum"])[0] if isinstance(value, str) else None
-        report.error("not-allowed", path, message, hint or schema.get("description"))
+        report.error("not-allowed", path, message, hint or description)
     elif value is not None and not isinstance(value, str) and not _is_within(schema, value):
         is_finite = isinstance(value, int) or math.isfinite(value)
         allowed = _allowed(schema) if is_finite else "finite"
         message = f"must be {allowed}, is {value}"
-        report.error("out-of-range", path, message, schema.get("description"))
+        report.error("out-of-range", path, message, description)
 
 
 def _has_type(schema: Mapping[str, Any], value: Any) -> bool:
@@ -249,7 +254,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     """What a parameter may be, in words: `an integer >= 1`, `one of 1, 3, 5`."""
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
-    words = " or ".join(_TYPES[name][0] for name in _type_names(schema))
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
-    return f"{words} {' and '.join(bounds)}".strip()
+    bounds = " and ".join(f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema)
+    names = _type_names(schema)
+    words = [f"{_TYPES[name][0]} {bounds if name in _NUMBERS else ''}".rstrip() for name in names]
+    return " or ".join(words)

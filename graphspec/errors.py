@@ -112,12 +112,16 @@ class Provenance:
 class Report:
     """Collects findings about a spec whose `provenance` gives each its place.
 
-    A pass over a spec starts from `Report(spec.provenance)`.
+    A pass over a spec starts from `Report(spec.provenance)`. One mistake that several paths
+    share (a stage default, an anchor) counts once.
     """
 
-    def __init__(self, provenance: Provenance | None = None) -> None:
+    def __init__(
+        self, provenance: Provenance | None = None, findings: Iterable[Diagnostic] = ()
+    ) -> None:
         self._locate = (provenance or Provenance()).locate
-        self._diagnostics: dict[Diagnostic, None] = {}
+        self._diagnostics: dict[object, Diagnostic] = {}
+        self.extend(findings)
 
     def error(
         self,
@@ -153,17 +157,18 @@ class Report:
         span: Span | None,
     ) -> None:
         """Adds a finding whose place is known; a repeated one is dropped."""
-        finding = Diagnostic(severity, slug, format_path(path), message, span, help)
-        self._diagnostics[finding] = None
+        self.extend([Diagnostic(severity, slug, format_path(path), message, span, help)])
 
     def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Adds the findings of another report."""
-        self._diagnostics.update(dict.fromkeys(diagnostics))
+        for finding in diagnostics:
+            identity = (finding.slug, finding.message, finding.span or finding.path)
+            self._diagnostics.setdefault(identity, finding)
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """All findings by file, line and column; those without a place keep their order, last."""
-        return tuple(sorted(self._diagnostics, key=_order))
+        return tuple(sorted(self._diagnostics.values(), key=_order))
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:

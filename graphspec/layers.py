@@ -19,8 +19,7 @@ LAYER_KEYS = ("extends", "stage_defaults")
 """Keys of a spec file that are gone once its layers are merged."""
 
 _MAX_CHAIN = 16
-_KINDS_IN_SPEC = ("stem", "head")
-_KINDS_IN_STAGE = ("block", "input_node", "output_node", "wiring", "edge_weights")
+_END_NODES = ("input_node", "output_node")
 _SEGMENT = re.compile(r"(?P<key>[A-Za-z_][A-Za-z0-9_-]*|\*)|(?P<index>-?[0-9]+)")
 
 
@@ -205,27 +204,45 @@ def _under_stages(tree: Tree, report: Report) -> Tree:
 
 def _spell_out_kinds(tree: Tree) -> Tree:
     """The tree with every bare name that stands for a kind as a mapping."""
-    entries = _kinds_spelled_out(tree.mapping or {}, _KINDS_IN_SPEC)
-    stages = entries.get("stages")
-    if stages and stages.items is not None:
-        spelled = [
-            s if s.mapping is None else replace(s, value=_stage_spelled_out(s.mapping))
-            for s in stages.items
-        ]
-        entries["stages"] = replace(stages, value=spelled)
-    return replace(tree, value=entries)
+    spelled = _kinds_spelled_out(tree, ("stem", "head"))
+    return _changed(spelled, ("stages",), lambda stages: _each(stages, _stage_spelled_out))
 
 
-def _stage_spelled_out(stage: dict[str, Tree]) -> dict[str, Tree]:
-    stage = _kinds_spelled_out(stage, _KINDS_IN_STAGE)
-    nodes = stage.get("nodes")
-    if nodes and nodes.mapping is not None:
-        stage["nodes"] = replace(nodes, value=_kinds_spelled_out(nodes.mapping, nodes.mapping))
-    return stage
+def _stage_spelled_out(stage: Tree) -> Tree:
+    stage = _kinds_spelled_out(stage, ("block", *_END_NODES, "wiring", "edge_weights"))
+    stage = _changed(stage, _END_NODES, _weights_spelled_out)
+    stage = _changed(
+        stage, ("nodes",), lambda nodes: _kinds_spelled_out(nodes, nodes.mapping or ())
+    )
+    return _changed(
+        stage,
+        ("wiring",),
+        lambda wiring: _changed(
+            wiring, ("edges",), lambda edges: _each(edges, _weights_spelled_out)
+        ),
+    )
 
 
-def _kinds_spelled_out(entries: dict[str, Tree], keys: Iterable[str]) -> dict[str, Tree]:
-    return entries | {key: _as_kind(entries[key]) for key in keys if key in entries}
+def _weights_spelled_out(tree: Tree) -> Tree:
+    return _kinds_spelled_out(tree, ("edge_weights",))
+
+
+def _kinds_spelled_out(tree: Tree, keys: Iterable[str]) -> Tree:
+    return _changed(tree, keys, _as_kind)
+
+
+def _changed(tree: Tree, keys: Iterable[str], change: Callable[[Tree], Tree]) -> Tree:
+    """A mapping with the values of the keys that it has changed; anything else as it is."""
+    entries = tree.mapping
+    if entries is None:
+        return tree
+    changed = {key: change(entries[key]) for key in keys if key in entries}
+    return replace(tree, value=entries | changed)
+
+
+def _each(tree: Tree, change: Callable[[Tree], Tree]) -> Tree:
+    """A list with every item changed; anything else as it is."""
+    return tree if tree.items is None else replace(tree, value=[change(i) for i in tree.items])
 
 
 @dataclass(frozen=True)

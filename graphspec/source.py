@@ -230,7 +230,7 @@ class _Reader:
             elif isinstance(event, yaml.CollectionStartEvent):
                 self._open(event)
             elif isinstance(event, yaml.CollectionEndEvent):
-                self._close()
+                self._close(event)
             elif isinstance(event, yaml.ScalarEvent):
                 self._scalar(event)
             elif isinstance(event, yaml.AliasEvent):
@@ -267,8 +267,10 @@ class _Reader:
             _Collection(span, self._key_of_next(), event.anchor, is_mapping, bool(event.flow_style))
         )
 
-    def _close(self) -> None:
-        top = self._stack.pop()
+    def _close(self, event: Any) -> None:
+        top, end = self._stack.pop(), event.end_mark
+        if top.is_flow and end.line + 1 == top.span.line:
+            top.span = self.span(end.line, top.span.column - 1, end.column + 1 - top.span.column)
         value: list[Tree] | dict[str, Tree] = top.items
         if top.is_mapping:
             for source in top.merged:
