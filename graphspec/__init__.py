@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from graphspec.build import build as build
+from graphspec.builder import NetworkBuilder as NetworkBuilder
+from graphspec.builder import from_networkx as from_networkx
+from graphspec.builder import kind as kind
+from graphspec.builder import network as network
 from graphspec.catalogue import CATALOGUE as CATALOGUE
 from graphspec.errors import Diagnostic as Diagnostic
 from graphspec.errors import Provenance as Provenance
@@ -22,6 +26,8 @@ from graphspec.load import loads as loads
 from graphspec.printer import format_graph as format_graph
 from graphspec.printer import format_stage as format_stage
 from graphspec.registry import Registry as Registry
+from graphspec.resolve import content_hash as content_hash
+from graphspec.resolve import resolve as resolve
 from graphspec.spec import BlockSpec as BlockSpec
 from graphspec.spec import EndNodeSpec as EndNodeSpec
 from graphspec.spec import HeadSpec as HeadSpec
