@@ -28,6 +28,7 @@ from graphspec.printer import format_stage as format_stage
 from graphspec.registry import Registry as Registry
 from graphspec.resolve import content_hash as content_hash
 from graphspec.resolve import resolve as resolve
+from graphspec.schema import json_schema as json_schema
 from graphspec.spec import BlockSpec as BlockSpec
 from graphspec.spec import EndNodeSpec as EndNodeSpec
 from graphspec.spec import HeadSpec as HeadSpec
