@@ -38,11 +38,15 @@ def cost_data(complexity: Complexity) -> dict[str, Any]:
 
 def cost_table(complexity: Complexity) -> Table:
     """One line a node, one a stage, one for all."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     size = " × ".join(map(str, complexity.input_shape))
     table = Table(
-        title=f"{complexity.name}, one sample of {size}", title_justify="left", show_footer=True
+        title=f"{complexity.name}, one sample of {size}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_footer=True,
     )
     total = _sums(complexity.rows)
     table.add_column("part", footer=complexity.name)

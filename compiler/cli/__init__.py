@@ -10,6 +10,7 @@ spec, a goal missed; 2 wrong usage or an unreadable file; 3 a failure of our own
 from __future__ import annotations
 
 import ast
+import difflib
 import os
 import pkgutil
 import sys
@@ -49,6 +50,16 @@ class Verbs(click.Group):
             command.params.append(_debug_option())
         command.name = cmd_name
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verbs = self.list_commands(ctx)
+        if args[0] not in verbs and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], verbs, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(verbs)}"
+            raise click.UsageError(f"there is no verb {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

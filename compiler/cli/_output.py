@@ -43,9 +43,10 @@ def print_table(table: Table) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(80, _natural_width(table))
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+    else:
+        click.echo(render_table(table), nl=False)
 
 
 def render_table(table: Table) -> str:

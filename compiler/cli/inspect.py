@@ -88,11 +88,16 @@ def _code(graph: NetworkGraph, stage: str | None) -> str:
 
 
 def _print_stage(stage: StageGraph) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from compiler.drawing.panel import block_text, shape_text
 
-    table = Table(title=f"{stage.name}  (from {', '.join(stage.inputs)})", title_justify="left")
+    table = Table(
+        title=f"{stage.name}  (from {', '.join(stage.inputs)})",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for column in ("node", "gathers", "from", "weights", "block", "stride", "out", "router"):
         table.add_column(column, overflow="fold")
     for index, node in enumerate(stage.nodes):

@@ -46,7 +46,7 @@ def command(spec: str, overrides: tuple[str, ...], as_json: bool) -> None:
     assert tree is not None, "read_graph found the spec right"
     if as_json:
         origins = {
-            format_path(where): str(leaf.span)
+            format_path(where): origin(leaf)
             for where, leaf in walk(tree)
             if not isinstance(leaf.value, dict | list)
         }
@@ -61,16 +61,17 @@ def command(spec: str, overrides: tuple[str, ...], as_json: bool) -> None:
 def _lines(tree: Tree, indent: int) -> Iterator[tuple[str, str]]:
     """Block-style YAML, line by line, with the origin of what stands on the line."""
     pad = "  " * indent
-    for key, value in (tree.mapping or {}).items():
-        name = _scalar(key)
+    entries = tree.mapping or {}
+    for key in sorted(entries, key=lambda key: key != "name" or indent == 0):
+        name, value = _scalar(key), entries[key]
         if value.mapping:
             yield f"{pad}{name}:", ""
             yield from _lines(value, indent + 1)
         elif value.items and _is_nested(value):
             yield f"{pad}{name}:", ""
-            yield from _items(value, indent)
+            yield from _items(value, indent + 1)
         else:
-            yield f"{pad}{name}: {_flow(value)}", str(value.span)
+            yield f"{pad}{name}: {_flow(value)}", origin(value)
 
 
 def _items(tree: Tree, indent: int) -> Iterator[tuple[str, str]]:
@@ -78,11 +79,16 @@ def _items(tree: Tree, indent: int) -> Iterator[tuple[str, str]]:
     for item in tree.items or ():
         if item.mapping:
             lines = list(_lines(item, indent + 1))
-            text, origin = lines[0]
-            yield f"{pad}- {text.lstrip()}", origin
+            text, place = lines[0]
+            yield f"{pad}- {text.lstrip()}", place
             yield from lines[1:]
         else:
-            yield f"{pad}- {_flow(item)}", str(item.span)
+            yield f"{pad}- {_flow(item)}", origin(item)
+
+
+def origin(tree: Tree) -> str:
+    """FILE:LINE:COLUMN, or which --set."""
+    return tree.span.file if tree.span.file.startswith("--set") else str(tree.span)
 
 
 def _is_nested(tree: Tree) -> bool:

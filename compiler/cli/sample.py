@@ -146,18 +146,19 @@ def command(
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(text, list(_COLUMNS), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
 def _print_rows(spec: NetworkSpec, rows: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from compiler.cli._output import print_table
 
-    table = Table(title=spec.name, title_justify="left", show_footer=len(rows) > 1)
+    table = Table(title=spec.name, title_justify="left", box=SIMPLE_HEAD, show_footer=len(rows) > 1)
     means = {key: sum(row[key] for row in rows) / len(rows) for key in _COLUMNS if key != "file"}
     for column in _COLUMNS:
         footer = f"{means[column]:,.0f}" if column not in ("seed", "file") else ""

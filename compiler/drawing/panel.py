@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,8 +93,13 @@ def shape_text(shape: Shape | None) -> str:
 
 def block_text(block: BlockCall) -> str:
     """The kind with its parameters, as one would say it."""
-    params = ", ".join(f"{key} {value}" for key, value in block.params)
+    params = ", ".join(f"{key} {_value(value)}" for key, value in block.params)
     return f"{block.kind} ({params})" if params else block.kind
+
+
+def _value(value: object) -> str:
+    """As the YAML has it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def common_block(stage: StageGraph) -> tuple[str, int | None] | None:
