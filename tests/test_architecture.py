@@ -17,7 +17,7 @@ PACKAGES = {
     "compiler": {"backends", "cli", "drawing", "fx_passes", "passes"},
     "runtime": {"blocks", "heads", "routers", "stems", "training"},
 }
-MAX_LINES = 600
+MAX_LINES = {"graphspec": 600, "compiler": 600, "runtime": 600, "tests": 700, ".ci": 100}
 PYTHON_FILES = sorted(
     path.relative_to(ROOT)
     for top in (*PACKAGES, "tests", ".ci")
@@ -101,7 +101,7 @@ def test_readme_names_every_folder():
 
 def test_file_sizes():
     lines = {path: (ROOT / path).read_text(encoding="utf-8").count("\n") for path in PYTHON_FILES}
-    assert not {path: count for path, count in lines.items() if count > MAX_LINES}
+    assert not {path: n for path, n in lines.items() if n > MAX_LINES[path.parts[0]]}
 
 
 def test_no_utils():
