@@ -8,7 +8,8 @@ dynamic network has by design and its static twin has not, which is reported.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -40,10 +41,12 @@ class Transfer:
     """the reference's that this network has no place for"""
 
     def summary(self) -> str:
-        """One line on what was copied, and one for each module that was not."""
+        """One line on what was copied, and one for each part that was not."""
         lines = [f"copied {len(self.copied)} tensors"]
-        lines += [f"fresh: {module}" for module in _modules(self.fresh)]
-        lines += [f"not copied: {module}" for module in _modules(self.unused)]
+        ours = (".".join(name.split(".")[:2]) for name in self.fresh)
+        lines += [f"fresh: {part} ({_tensors(n)})" for part, n in Counter(ours).items()]
+        theirs = (name.rpartition(".")[0] for name in self.unused)
+        lines += [f"not copied: {part} ({_tensors(n)})" for part, n in Counter(theirs).items()]
         return "\n".join(lines)
 
 
@@ -142,6 +145,7 @@ FAMILIES = (
         output="features.transition{stage}",
     ),
 )
+_OF_EDGES = ("threshold", "router", "gate", "aggregate")
 _LAYERS_OF_A_SEQUENCE = {"conv_bn_relu": 3, "max_pool": 1}
 _OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -162,7 +166,8 @@ def import_weights(
     theirs = reference if isinstance(reference, Mapping) else read_weights(reference)
     theirs = {_OLD_DENSENET_NAME.sub(r"\1\2", name): tensor for name, tensor in theirs.items()}
     ours = model.state_dict()
-    match = _match(analyze(spec)[0], ours, _family(theirs, analyze(spec)[0], ours))
+    graph = analyze(spec)[0]
+    match = _match(graph, ours, theirs, _family(theirs, graph, ours))
     transfer = _checked(match, ours, theirs)
     with torch.no_grad():
         for name, their_name in transfer.copied.items():
@@ -176,9 +181,10 @@ def export_weights(model: nn.Module, spec: NetworkSpec, to: str) -> dict[str, Te
     Raises:
         WeightsError: naming every tensor that does not fit.
     """
-    theirs = _library_weights(to, torch.device("meta"))
+    with torch.random.fork_rng(devices=()):
+        theirs = _library_weights(to)
     ours, graph = model.state_dict(), analyze(spec)[0]
-    match = _match(graph, ours, _family(theirs, graph, ours))
+    match = _match(graph, ours, theirs, _family(theirs, graph, ours))
     transfer = _checked(match, ours, theirs)
     if transfer.fresh or transfer.unused:
         raise WeightsError(
@@ -197,7 +203,7 @@ def read_weights(reference: str | PathLike[str]) -> dict[str, Tensor]:
         WeightsError: if there are none.
     """
     if str(reference).startswith(("torchvision:", "timm:")):
-        return _library_weights(str(reference), torch.get_default_device())
+        return _library_weights(str(reference))
     path = Path(reference)
     if not path.is_file():
         raise WeightsError(f"there is no file {path}; name one, or torchvision:NAME or timm:NAME")
@@ -217,24 +223,24 @@ def read_weights(reference: str | PathLike[str]) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _library_weights(reference: str, device: torch.device) -> dict[str, Tensor]:
+def _library_weights(reference: str) -> dict[str, Tensor]:
+    """The tensors of a library's model, with random values."""
     library, _, name = reference.partition(":")
-    with device:
-        if library == "torchvision":
-            from torchvision import models
+    if library == "torchvision":
+        from torchvision import models
 
-            if name not in models.list_models(module=models):
-                raise WeightsError(f"torchvision has no model {name!r}")
-            return models.get_model(name, weights=None).state_dict()
-        if library == "timm":
-            try:
-                import timm
-            except ImportError as error:
-                raise WeightsError("timm is not installed: pip install timm") from error
-            if not timm.is_model(name):
-                raise WeightsError(f"timm has no model {name!r}")
-            return timm.create_model(name, pretrained=False).state_dict()
-    raise WeightsError(f"{reference!r}: a library is torchvision or timm")
+        if name not in models.list_models(module=models):
+            raise WeightsError(f"torchvision has no model {name!r}")
+        return models.get_model(name, weights=None).state_dict()
+    if library == "timm":
+        try:
+            import timm
+        except ImportError as error:
+            raise WeightsError("timm is not installed: pip install timm") from error
+        if not timm.is_model(name):
+            raise WeightsError(f"timm has no model {name!r}")
+        return timm.create_model(name, pretrained=False).state_dict()
+    raise WeightsError(f"{reference!r}: write torchvision:NAME or timm:NAME")
 
 
 def _family(theirs: Tensors, graph: NetworkGraph, ours: Tensors) -> Family:
@@ -273,27 +279,39 @@ class _Match:
     names: dict[str, str] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """prefixes of reference tensors that a block without shortcut has no place for"""
+    """(prefixes of) reference tensors that a dynamic network has no place for"""
 
 
-def _match(graph: NetworkGraph, ours: Tensors, family: Family) -> _Match:
+def _match(graph: NetworkGraph, ours: Tensors, theirs: Tensors, family: Family) -> _Match:
+    """Goes through both networks side by side.
+
+    A network of the same names is matched name by name. For others:
+
+    1. Routers, thresholds and edge weights are fresh: a static twin has none.
+    2. An input node that is a block unlike the regular ones is fresh; the twin's first block is
+       then n1. It is fresh too where it gathers other channels than the twin's, which changes
+       them itself.
+    3. A block without shortcut leaves out its counterpart's projection.
+    """
+    if ours.keys() == theirs.keys():
+        return _Match({name: name for name in ours})
     match = _Match()
     number, layer = 1, 0
-    _add(match, ours, "stem", graph.stem.kind, family, family.stem, "", {})
+    match.names |= _counterparts(ours, "stem", graph.stem.kind, family, family.stem, "", {})
     for stage_number, stage in enumerate(graph.stages, start=1):
-        block = 0
+        block, has_own_input = 0, False
         match.fresh += [
             name
             for name in ours
-            if name.startswith(f"{stage.name}.")
-            and name.split(".")[1] in ("threshold", "router", "gate", "aggregate")
+            if name.startswith(f"{stage.name}.") and name.split(".")[1] in _OF_EDGES
         ]
         for node in stage.nodes:
             if node.block is None:
                 continue
+            name, kind = f"{stage.name}.{node.name}", node.block.kind
             if node.role == "input" and not _is_first_block(stage, node):
-                prefix = f"{stage.name}.{node.name}."
-                match.fresh += [name for name in ours if name.startswith(prefix)]
+                match.fresh += [tensor for tensor in ours if tensor.startswith(f"{name}.")]
+                has_own_input = True
                 continue
             place = {
                 "stage": stage_number,
@@ -304,17 +322,29 @@ def _match(graph: NetworkGraph, ours: Tensors, family: Family) -> _Match:
                 "layer": layer,
                 "next_layer": layer + 1,
             }
-            kind = node.block.kind
             prefix = family.output if node.role == "output" else family.block
-            name = f"{stage.name}.{node.name}"
-            _add(match, ours, name, kind, family, family.kinds, prefix, place)
+            names = _counterparts(ours, name, kind, family, family.kinds, prefix, place)
+            if has_own_input and block == 0 and not _same_shapes(names, ours, theirs):
+                match.fresh += names
+                match.left_out += names.values()
+            else:
+                match.names |= names
             if dict(node.block.params).get("shortcut") is False:
                 match.left_out.append(f"{prefix.format(**place)}.{family.shortcut}.")
             layer += _LAYERS_OF_A_SEQUENCE.get(kind, 0)
             if node.role != "output":
                 block, number = block + 1, number + 1
-    _add(match, ours, "head", graph.head.kind, family, family.head, "", {"number": number})
+    place = {"number": number}
+    match.names |= _counterparts(ours, "head", graph.head.kind, family, family.head, "", place)
     return match
+
+
+def _same_shapes(names: Names, ours: Tensors, theirs: Tensors) -> bool:
+    return all(
+        ours[name].shape == theirs[their_name].shape
+        for name, their_name in names.items()
+        if their_name in theirs
+    )
 
 
 def _is_first_block(stage: StageGraph, node: Node) -> bool:
@@ -331,8 +361,7 @@ def _is_first_block(stage: StageGraph, node: Node) -> bool:
     return any(likeness(node) == likeness(other) for other in regular)
 
 
-def _add(
-    match: _Match,
+def _counterparts(
     ours: Tensors,
     module: str,
     kind: str,
@@ -340,24 +369,24 @@ def _add(
     kinds: Mapping[str, Names],
     prefix: str,
     place: Mapping[str, int | str],
-) -> None:
-    """Names the reference's counterpart of every tensor of our `module`."""
+) -> dict[str, str]:
+    """The reference's name of every tensor of our `module`."""
     tensors = [name for name in ours if name.startswith(f"{module}.")]
     if tensors and kind not in kinds:
         known = ", ".join(kinds) or "none"
         raise WeightsError(
             f"{module} is of kind {kind!r}; {family.name} has no such part (it has: {known})"
         )
+    names: dict[str, str] = {}
     for name in tensors:
-        suffix = name.removeprefix(f"{module}.")
-        rules = kinds[kind]
-        rule = max(
-            (r for r in rules if r == "" or suffix.startswith(f"{r}.")), key=len, default=None
-        )
-        if rule is None:
+        suffix, rules = name.removeprefix(f"{module}."), kinds[kind]
+        fitting = [rule for rule in rules if rule == "" or suffix.startswith(f"{rule}.")]
+        if not fitting:
             raise WeightsError(f"{name}: {family.name} has no such tensor in a {kind!r}")
+        rule = max(fitting, key=len)
         parts = (prefix, rules[rule], suffix[len(rule) :].lstrip("."))
-        match.names[name] = ".".join(part for part in parts if part).format(**place)
+        names[name] = ".".join(part for part in parts if part).format(**place)
+    return names
 
 
 def _checked(match: _Match, ours: Tensors, theirs: Tensors) -> Transfer:
@@ -403,6 +432,5 @@ def _listing(title: str, names: Sequence[str]) -> str:
     return "".join([f"{title}:\n", *(f"  {name}\n" for name in names)]) if names else ""
 
 
-def _modules(names: Sequence[str]) -> Iterator[str]:
-    """The modules that tensors belong to, each once, in order: `layer1.router.n2.fc`."""
-    yield from dict.fromkeys(name.rpartition(".")[0] or name for name in names)
+def _tensors(number: int) -> str:
+    return f"{number} tensor" if number == 1 else f"{number} tensors"

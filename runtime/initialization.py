@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 
-def initialize_convolutions(module: nn.Module) -> None:
-    """Draws the weights of every convolution in `module` from He's normal by fan-out.
+def initialize_convolutions(module: nn.Module, fan: Literal["in", "out"] = "out") -> None:
+    """Draws the weights of every convolution in `module` from He's normal.
 
-    Source: He et al. 2015, eq. 14; torchvision's ResNet, VGG, MobileNetV2 and RegNet.
+    Source: He et al. 2015, eqs. 10 and 14; torchvision's ResNet, VGG, MobileNetV2 and RegNet
+    have fan-out, its DenseNet fan-in.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(layer.weight, mode=f"fan_{fan}", nonlinearity="relu")
 
 
 def initialize_linear(linear: nn.Linear, std: float) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.initialization import initialize_convolutions
 from runtime.parameter import Param
 
 
@@ -33,8 +34,7 @@ class DenseLayer(nn.Module):
         self.norm2 = nn.BatchNorm2d(hidden)
         self.conv2 = nn.Conv2d(hidden, out_channels, 3, stride, 1, bias=False)
         self.drop = nn.Dropout(drop)
-        for conv in (self.conv1, self.conv2):
-            nn.init.kaiming_normal_(conv.weight)
+        initialize_convolutions(self, fan="in")
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.relu(self.norm1(x), inplace=True))

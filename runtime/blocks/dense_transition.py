@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.initialization import initialize_convolutions
+
 
 class DenseTransition(nn.Module):
     """Batch norm, ReLU, 1x1, average pooling: what lies between two DenseNet stages.
@@ -20,7 +22,7 @@ class DenseTransition(nn.Module):
         self.norm = nn.BatchNorm2d(in_channels)
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.pool = nn.AvgPool2d(stride)
-        nn.init.kaiming_normal_(self.conv.weight)
+        initialize_convolutions(self, fan="in")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pool(self.conv(F.relu(self.norm(x), inplace=True)))

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.initialization import initialize_convolutions
+from runtime.parameter import Param
 
 
 class ImageNetStem(nn.Module):
@@ -17,12 +18,22 @@ class ImageNetStem(nn.Module):
 
     strides: ClassVar = (4,)
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        init_fan: Annotated[
+            Literal["in", "out"],
+            Param("initial weights: He's normal by fan-out (ResNet) or fan-in (DenseNet)"),
+        ] = "out",
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 7, stride // 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        initialize_convolutions(self)
+        initialize_convolutions(self, init_fan)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
