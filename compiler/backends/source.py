@@ -1,0 +1,153 @@
+"""A network as one readable Python file that needs torch alone.
+
+The classes of its blocks, routers, gates and sums are copied from the runtime's own files; the
+wiring is written from the lowered fx graphs, one line a node.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import ClassVar
+
+import torch
+from jinja2 import Environment, StrictUndefined
+from safetensors.torch import save_file
+from torch import fx, nn
+
+from compiler.backends._base import BACKENDS, Backend, EmitError
+from compiler.backends._excerpt import Excerpt
+from compiler.backends._layout import WIDTH
+from compiler.backends._program import network_class, stage_class
+from compiler.construction import construction_of
+from compiler.files import replacing
+from compiler.lower import lower
+from graphspec import NetworkGraph, NetworkSpec, content_hash
+from runtime.gating import Gate, set_inference
+
+SOURCE_FILE = "network.py"
+WEIGHTS_FILE = "weights.safetensors"
+_TEMPLATE = Path(__file__).with_name("network.py.jinja")
+_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+
+
+@BACKENDS.register
+@dataclass(frozen=True)
+class Source(Backend):
+    """`network.py` with the classes, `weights.safetensors` with the weights."""
+
+    name: ClassVar[str] = "source"
+
+    def emit(
+        self, spec: NetworkSpec, graph: NetworkGraph, model: fx.GraphModule, directory: Path
+    ) -> tuple[Path, ...]:
+        with torch.device("meta"):
+            program = lower(graph)
+        text = render(graph, program, content_hash(spec))
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        expected = {name: tensor.shape for name, tensor in program.state_dict().items()}
+        if {name: tensor.shape for name, tensor in weights.items()} != expected:
+            raise EmitError(
+                "the module was rewritten after it was compiled, so that its weights no longer "
+                "belong to the spec's network; emit the module that `compile` returned"
+            )
+        paths = (Path(directory) / SOURCE_FILE, Path(directory) / WEIGHTS_FILE)
+        with replacing(paths[0]) as source, replacing(paths[1]) as tensors:
+            source.write_text(text, encoding="utf-8", newline="\n")
+            save_file(weights, tensors)
+        return paths
+
+
+def render(graph: NetworkGraph, program: fx.GraphModule, spec_hash: str) -> str:
+    """The text of the file for `program`, which `lower(graph)` has just made.
+
+    Raises:
+        EmitError: when a block needs more than torch.
+    """
+    check_names(graph)
+    excerpt = Excerpt(taken={"WEIGHTS", "load"})
+    stages = {stage.name: program.get_submodule(stage.name) for stage in graph.stages}
+    # Copies come first: they keep their names, and the stages are named around them.
+    for module in (program, *stages.values()):
+        copy_classes(module, excerpt)
+    excerpt.use("pathlib", "Path")
+    excerpt.use("torch", "Tensor")
+    excerpt.use("torch", "nn")
+    stage_names = {
+        stage.name: excerpt.claim(class_name(stage.name), "Stage") for stage in graph.stages
+    }
+    network = excerpt.claim(class_name(graph.name), "Network")
+    classes = [
+        stage_class(stage_names[stage.name], stage, stages[stage.name], excerpt)
+        for stage in graph.stages
+    ]
+    classes.append(network_class(network, graph, program, stage_names, excerpt))
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        docstring=docstring(graph, spec_hash),
+        imports=excerpt.imports(),
+        definitions=excerpt.definitions(),
+        classes=classes,
+        network=network,
+        weights=WEIGHTS_FILE,
+    )
+
+
+def check_names(graph: NetworkGraph) -> None:
+    """Refuses names that are not plain; specs cannot have them, graphs made in Python could.
+
+    Raises:
+        EmitError: naming the name.
+    """
+    names = [graph.name]
+    for stage in graph.stages:
+        names += [stage.name, *stage.inputs, *(node.name for node in stage.nodes)]
+    for name in names:
+        if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+            raise EmitError(f"{name!r} is no name for Python code; use a-z, 0-9 and _")
+
+
+def copy_classes(module: nn.Module, excerpt: Excerpt) -> None:
+    """Takes in the classes of all layers that a program calls."""
+    assert isinstance(module, fx.GraphModule)
+    for node in module.graph.find_nodes(op="call_module"):
+        construction = construction_of(module.get_submodule(str(node.target)))
+        if construction is not None:
+            excerpt.add(construction.cls)
+            if construction.cls is Gate:
+                excerpt.add(set_inference)
+
+
+def class_name(name: str) -> str:
+    """`layer_1` as `Layer1`."""
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def docstring(graph: NetworkGraph, spec_hash: str) -> list[str]:
+    """The lines of the file's docstring."""
+    channels, height, width = graph.input_shape
+    routed = any(node.router for stage in graph.stages for node in stage.nodes)
+    text = (
+        "A stage is a graph of nodes. In its `forward`, a line computes a node from the nodes in "
+        "the list that it sums or concatenates: one list entry is one edge of the graph."
+    )
+    if routed:
+        text += (
+            " In routed stages, `adjacency[b, j, i]` is the weight of the edge from node i to node "
+            "j for image b; `set_inference` says how edges are closed in eval mode."
+        )
+    return [
+        f'"""The network `{graph.name}`, written by graphc; it needs torch alone.',
+        "",
+        *wrap(text, WIDTH),
+        "",
+        f"Spec: sha256 {spec_hash}",
+        f"Shape: (B, {channels}, {height}, {width}) -> (B, {graph.num_classes}); "
+        "the shapes below are for this size",
+        '"""',
+    ]
