@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 
 
-def initialize_convolutions(module: nn.Module, fan: Literal["in", "out"] = "out") -> None:
+def initialize_convolutions(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
     """Draws the weights of every convolution in `module` from He's normal.
 
     Source: He et al. 2015, eqs. 10 and 14; torchvision's ResNet, VGG, MobileNetV2 and RegNet
@@ -15,7 +15,7 @@ def initialize_convolutions(module: nn.Module, fan: Literal["in", "out"] = "out"
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode=f"fan_{fan}", nonlinearity="relu")
+            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
 
 
 def initialize_linear(linear: nn.Linear, std: float) -> None:

@@ -34,7 +34,7 @@ class DenseLayer(nn.Module):
         self.norm2 = nn.BatchNorm2d(hidden)
         self.conv2 = nn.Conv2d(hidden, out_channels, 3, stride, 1, bias=False)
         self.drop = nn.Dropout(drop)
-        initialize_convolutions(self, fan="in")
+        initialize_convolutions(self, "fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.relu(self.norm1(x), inplace=True))

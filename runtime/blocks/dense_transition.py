@@ -22,7 +22,7 @@ class DenseTransition(nn.Module):
         self.norm = nn.BatchNorm2d(in_channels)
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.pool = nn.AvgPool2d(stride)
-        initialize_convolutions(self, fan="in")
+        initialize_convolutions(self, "fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pool(self.conv(F.relu(self.norm(x), inplace=True)))

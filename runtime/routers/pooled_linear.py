@@ -29,7 +29,15 @@ class PooledLinear(nn.Module):
         nn.init.constant_(self.fc.bias, bias_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.fc(x.mean((2, 3))))
+        return torch.sigmoid(self.fc(_pool(x)))
+
+
+def _pool(x: Tensor) -> Tensor:
+    """The mean over space. Shape: (B, C, H, W) -> (B, C)"""
+    if x.dtype in (torch.float32, torch.float64):
+        # The gradient of a sum is a view, that of a mean a division at full size.
+        return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
+    return x.mean((2, 3))  # a sum may exceed float16
 
 
 ROUTER = PooledLinear

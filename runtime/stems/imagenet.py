@@ -24,16 +24,16 @@ class ImageNetStem(nn.Module):
         out_channels: int,
         stride: int,
         *,
-        init_fan: Annotated[
-            Literal["in", "out"],
+        init: Annotated[
+            Literal["fan_in", "fan_out"],
             Param("initial weights: He's normal by fan-out (ResNet) or fan-in (DenseNet)"),
-        ] = "out",
+        ] = "fan_out",
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 7, stride // 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        initialize_convolutions(self, init_fan)
+        initialize_convolutions(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))

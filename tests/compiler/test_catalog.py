@@ -149,10 +149,8 @@ def test_a_block_and_a_stem_of_one_name_are_an_error(third_party):
 
 def test_lists_of_a_spec_reach_constructors_as_tuples():
     head = catalog.make_head(BlockCall("mlp", (("hidden", [6]), ("pool_size", 2))), 3, 4)
-    assert [layer.out_features for layer in head.classifier if isinstance(layer, nn.Linear)] == [
-        6,
-        4,
-    ]
+    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+    assert [layer.out_features for layer in layers] == [6, 4]
 
 
 def test_the_entry_point_groups_of_the_installation_load():
