@@ -61,8 +61,8 @@ def build_stage(spec: NetworkSpec, index: int, report: Report) -> StageGraph | N
         report.error(
             "wiring-not-connected",
             (*path, "wiring"),
-            f"stage {stage.name!r}: {failure}",
-            "raise the parameters that make edges likely, or change depth",
+            f"stage {stage.name!r}: {failure}{_chances(stage)}",
+            "raise what makes edges likely, or change depth",
         )
         return None
     num_inputs, last = len(inputs), len(names) - 1
@@ -82,6 +82,12 @@ def build_stage(spec: NetworkSpec, index: int, report: Report) -> StageGraph | N
     graph = StageGraph(stage.name, inputs, tuple(nodes), edges, path)
     verify_wired(stage, graph, [origin for _, origin in weighed], report)
     return graph
+
+
+def _chances(stage: StageSpec) -> str:
+    """` with p = 0.01`: what the draws depended on."""
+    params = stage.wiring.model_dump(exclude={"kind"})
+    return f" with {', '.join(f'{name} = {value}' for name, value in params.items())}"
 
 
 class Wire(NamedTuple):
