@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -44,16 +44,19 @@ def _round(width: Fraction) -> int:
     return max(1, math.floor(width + Fraction(1, 2)))
 
 
-def closest_width(specs: Sequence[NetworkSpec], conv_macs: int) -> int:
+def closest_width(
+    specs: Sequence[NetworkSpec], conv_macs: int, on_trial: Callable[[int, float], None]
+) -> int:
     """The width of the first stage for which the mean of `conv_macs` comes closest.
 
     Costs grow with the square of the width, nearly: from that guess, single steps lead across
-    the wanted figure. Widths that blocks refuse (groups) are passed over.
+    the wanted figure. Widths that blocks refuse (groups) are passed over. `on_trial` hears of
+    every width tried and its mean.
 
     Raises:
         SpecError: no width near the guess fits the blocks.
     """
-    search = _Search(specs, conv_macs)
+    search = _Search(specs, conv_macs, on_trial)
     start = specs[0].stages[0].width
     base = search.mean(start) or 1.0
     guess = max(1, round(start * math.sqrt(conv_macs / base)))
@@ -61,8 +64,13 @@ def closest_width(specs: Sequence[NetworkSpec], conv_macs: int) -> int:
 
 
 class _Search:
-    def __init__(self, specs: Sequence[NetworkSpec], target: int) -> None:
-        self._specs, self._target = specs, target
+    def __init__(
+        self,
+        specs: Sequence[NetworkSpec],
+        target: int,
+        on_trial: Callable[[int, float], None],
+    ) -> None:
+        self._specs, self._target, self._on_trial = specs, target, on_trial
         self._means: dict[int, float] = {}
         self._refusal: SpecError | None = None
 
@@ -75,6 +83,7 @@ class _Search:
                 self._refusal = error
                 return None
             self._means[width] = sum(costs) / len(costs)
+            self._on_trial(width, self._means[width])
         return self._means[width]
 
     def refined(self, guess: int) -> int:

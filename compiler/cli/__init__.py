@@ -61,6 +61,17 @@ class Verbs(click.Group):
             raise click.UsageError(f"there is no verb {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read our output has seen enough: no failure, and no reason for click's 1.
+            # Python flushes stdout once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FINE
+        return result
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, _summary(verb)) for verb in self.list_commands(ctx)])
@@ -119,7 +130,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             standalone_mode=False,
             obj=session,
         )
-        _flush()
     except click.Abort:
         click.echo("interrupted", err=True)
         return INTERRUPTED
@@ -129,10 +139,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpecError as error:
         click.echo(render(error.diagnostics, color=colors_stderr()), err=True)
         return FINDINGS
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python flushes stdout once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
     except Exception as error:
         return _failed(error, session)
     return result if isinstance(result, int) else FINE
@@ -141,10 +147,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def colors_stderr() -> bool:
     """Whether findings are coloured: on a terminal, unless NO_COLOR is set."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-
-
-def _flush() -> None:
-    sys.stdout.flush()
 
 
 def _failed(error: Exception, session: Session) -> int:

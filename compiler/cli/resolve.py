@@ -46,7 +46,7 @@ def command(spec: str, overrides: tuple[str, ...], as_json: bool) -> None:
     assert tree is not None, "read_graph found the spec right"
     if as_json:
         origins = {
-            format_path(where): origin(leaf)
+            format_path(where): _origin(leaf)
             for where, leaf in walk(tree)
             if not isinstance(leaf.value, dict | list)
         }
@@ -71,7 +71,7 @@ def _lines(tree: Tree, indent: int) -> Iterator[tuple[str, str]]:
             yield f"{pad}{name}:", ""
             yield from _items(value, indent + 1)
         else:
-            yield f"{pad}{name}: {_flow(value)}", origin(value)
+            yield f"{pad}{name}: {_flow(value)}", _origin(value)
 
 
 def _items(tree: Tree, indent: int) -> Iterator[tuple[str, str]]:
@@ -83,10 +83,10 @@ def _items(tree: Tree, indent: int) -> Iterator[tuple[str, str]]:
             yield f"{pad}- {text.lstrip()}", place
             yield from lines[1:]
         else:
-            yield f"{pad}- {_flow(item)}", origin(item)
+            yield f"{pad}- {_flow(item)}", _origin(item)
 
 
-def origin(tree: Tree) -> str:
+def _origin(tree: Tree) -> str:
     """FILE:LINE:COLUMN, or which --set."""
     return tree.span.file if tree.span.file.startswith("--set") else str(tree.span)
 

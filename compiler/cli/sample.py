@@ -107,7 +107,7 @@ def command(
         click.echo("warning: no stage is wired at random; all draws are equal", err=True)
     drawn = {seed: load(spec, overrides=(*overrides, f"seed={seed}")) for seed in seeds}
     if target is not None:
-        width = closest_width(list(drawn.values()), target)
+        width = closest_width(list(drawn.values()), target, _say_trial)
         drawn = {seed: with_first_width(each, width) for seed, each in drawn.items()}
 
     rows: list[dict[str, Any]] = []
@@ -142,6 +142,10 @@ def command(
         print_json(summary)
     else:
         _print_rows(first, rows)
+
+
+def _say_trial(width: int, mean: float) -> None:
+    click.echo(f"width {width}: {mean / 1e6:.1f} M conv MACs", err=True)
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
