@@ -7,7 +7,9 @@ from typing import Literal
 from torch import nn
 
 
-def initialize_convolutions(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
+def initialize_convolutions(
+    module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out"
+) -> None:
     """Draws the weights of every convolution in `module` from He's normal.
 
     Source: He et al. 2015, eqs. 10 and 14; torchvision's ResNet, VGG, MobileNetV2 and RegNet
