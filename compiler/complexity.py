@@ -133,6 +133,8 @@ def _rows(graph: NetworkGraph, model: fx.GraphModule, x: Tensor) -> list[Cost]:
             rows.append(Cost(target, "", "threshold", threshold.numel(), 0, 0, 0))
         for inner in module.graph.find_nodes(op="call_module"):
             origin: Origin = inner.meta["graphc"]
+            if origin.part == "tap":
+                continue  # the identity
             child = module.get_submodule(str(inner.target))
             weighted = origin.part == "aggregate" and hasattr(child, "divisor")
             aggregated = len(origin.sources) * elements[origin.node] if weighted else 0

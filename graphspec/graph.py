@@ -6,7 +6,9 @@ comparisons.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphspec.weights import EdgeWeights, Fixed
@@ -82,7 +84,20 @@ class StageGraph:
 
     def sources_of(self, target: int) -> tuple[Edge, ...]:
         """The input edges of a node, by ascending source."""
-        return tuple(edge for edge in self.edges if edge.target == target)
+        return self._by_target.get(target, ())
+
+    def targets_of(self, source: int) -> tuple[Edge, ...]:
+        """The output edges of a node, by ascending target."""
+        return self._by_source.get(source, ())
+
+    # One pass over the edges serves all nodes: a stage may have thousands of both.
+    @cached_property
+    def _by_target(self) -> dict[int, tuple[Edge, ...]]:
+        return _group(self.edges, lambda edge: edge.target)
+
+    @cached_property
+    def _by_source(self) -> dict[int, tuple[Edge, ...]]:
+        return _group(self.edges, lambda edge: edge.source)
 
     def digraph(self) -> nx.DiGraph:
         """A networkx copy for algorithms; changing it changes nothing here."""
@@ -92,6 +107,13 @@ class StageGraph:
         dag.add_nodes_from(range(len(self.nodes)))
         dag.add_edges_from((edge.source, edge.target) for edge in self.edges)
         return dag
+
+
+def _group(edges: tuple[Edge, ...], key: Callable[[Edge], int]) -> dict[int, tuple[Edge, ...]]:
+    groups: dict[int, list[Edge]] = {}
+    for edge in edges:
+        groups.setdefault(key(edge), []).append(edge)
+    return {node: tuple(group) for node, group in groups.items()}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,193 @@
+"""Weighted sums in one pass over memory on a CPU, built at first use by the machine's C compiler.
+
+A sum of S tensors by torch's operations writes and reads its total S times. These kernels read
+each operand once. They are optional: where there is no compiler, or none of these functions
+fits, `runtime.aggregate` uses torch's operations and computes the same sums.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SMALLEST = 1 << 16
+"""Elements of a sum below which torch's operations are as fast: nothing is compiled for them."""
+
+TILE, CHUNK = 2048, 16384
+"""Elements of a total that stay in the first cache; elements of a dot product's part."""
+
+_SOURCE = """
+#include <stdint.h>
+#include <string.h>
+
+static inline float load_f32(float x) { return x; }
+static inline float store_f32(float x) { return x; }
+static inline float load_bf16(uint16_t x) {
+  uint32_t bits = (uint32_t)x << 16;
+  float y;
+  memcpy(&y, &bits, 4);
+  return y;
+}
+static inline uint16_t store_bf16(float x) { /* to nearest, ties to even */
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
+  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+"""
+_TEMPLATE = """
+/* out[b, l] = sum_s w[b, s] * x[s][b, l]; w has `stride` 0 between samples that share it */
+void sum_NAME(const TYPE *const *x, const float *w, TYPE *out, int64_t S, int64_t B, int64_t L,
+              int64_t stride, int threads) {
+  const int64_t tiles = (L + TILE - 1) / TILE;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t job = 0; job < B * tiles; job++) {
+    const int64_t b = job / tiles, start = b * L + job % tiles * TILE;
+    const int64_t left = (b + 1) * L - start, n = left < TILE ? left : TILE;
+    const float *wb = w + b * stride;
+    float total[TILE];
+    for (int64_t i = 0; i < n; i++) total[i] = 0;
+    int64_t s = 0;
+    for (; s + 3 < S; s += 4) {
+      const TYPE *p = x[s] + start, *q = x[s + 1] + start;
+      const TYPE *r = x[s + 2] + start, *t = x[s + 3] + start;
+      const float wp = wb[s], wq = wb[s + 1], wr = wb[s + 2], wt = wb[s + 3];
+      for (int64_t i = 0; i < n; i++)
+        total[i] += wp * load_NAME(p[i]) + wq * load_NAME(q[i])
+                  + wr * load_NAME(r[i]) + wt * load_NAME(t[i]);
+    }
+    for (; s < S; s++) {
+      const TYPE *p = x[s] + start;
+      const float wp = wb[s];
+      for (int64_t i = 0; i < n; i++) total[i] += wp * load_NAME(p[i]);
+    }
+    for (int64_t i = 0; i < n; i++) out[start + i] = store_NAME(total[i]);
+  }
+}
+
+/* out[b, c, s] = sum over chunk c of x[s][b, l] * y[b, l] */
+void dot_NAME(const TYPE *const *x, const TYPE *y, float *out, int64_t S, int64_t B, int64_t L,
+              int threads) {
+  const int64_t chunks = (L + CHUNK - 1) / CHUNK;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t job = 0; job < B * chunks; job++) {
+    const int64_t b = job / chunks, start = b * L + job % chunks * CHUNK;
+    const int64_t left = (b + 1) * L - start, n = left < CHUNK ? left : CHUNK;
+    for (int64_t s = 0; s < S; s++) {
+      const TYPE *p = x[s] + start, *q = y + start;
+      float total = 0;
+      for (int64_t i = 0; i < n; i++) total += load_NAME(p[i]) * load_NAME(q[i]);
+      out[job * S + s] = total;
+    }
+  }
+}
+"""
+_TYPES = {torch.float32: ("f32", "float"), torch.bfloat16: ("bf16", "uint16_t")}
+_VECTORS = {
+    "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
+    "AVX2": ("-mavx2", "-mfma"),
+}
+
+
+def fits(tensors: Sequence[Tensor]) -> bool:
+    """Whether the kernels take these tensors: plain CPU tensors of one type, large enough."""
+    first = tensors[0]
+    return (
+        first.dtype in _TYPES
+        and first.numel() >= SMALLEST
+        and torch._C._len_torch_dispatch_stack() == 0
+        and all(type(tensor) is Tensor and tensor.device.type == "cpu" for tensor in tensors)
+        and library() is not None
+    )
+
+
+def weighted_sum(values: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """sum_s weights[:, s] * values[s]; the values' elements are in one order, without gaps.
+
+    Shape: S values (B, ...), weights (B or 1, S) -> (B, ...)
+    """
+    total = torch.empty_like(values[0])
+    name, _ = _TYPES[total.dtype]
+    weights = weights.detach().float().contiguous()
+    getattr(library(), f"sum_{name}")(
+        _pointers(values),
+        *map(_pointer, (weights, total)),
+        *map(ctypes.c_int64, (len(values), len(total), total[0].numel())),
+        ctypes.c_int64(len(values) if len(weights) > 1 else 0),
+        torch.get_num_threads(),
+    )
+    return total
+
+
+def dot_products(values: Sequence[Tensor], other: Tensor) -> Tensor:
+    """<values[s], other> of every sample, in float32; all in one order, without gaps.
+
+    Shape: S values (B, ...), other (B, ...) -> (B, S)
+    """
+    name, _ = _TYPES[other.dtype]
+    batch, length = len(other), other[0].numel()
+    parts = torch.empty(batch, -(-length // CHUNK), len(values))
+    getattr(library(), f"dot_{name}")(
+        _pointers(values),
+        *map(_pointer, (other, parts)),
+        *map(ctypes.c_int64, (len(values), batch, length)),
+        torch.get_num_threads(),
+    )
+    return parts.sum(1)
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, from the user's cache; None where they cannot be made."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        return None
+    vectors = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), ())
+    # Not -ffast-math: linked into a library, it turns denormal numbers off for the whole process.
+    reorder = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
+    flags = ["-O3", *reorder, "-fopenmp", "-shared", "-fPIC", *vectors]
+    source = _SOURCE + "".join(
+        _TEMPLATE.replace("NAME", name).replace("TYPE", ctype) for name, ctype in _TYPES.values()
+    )
+    source = source.replace("TILE", str(TILE)).replace("CHUNK", str(CHUNK))
+    key = hashlib.sha256("\0".join([source, compiler, *flags]).encode()).hexdigest()[:16]
+    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(cache_home) / "graphc" / f"sums-{key}.so"
+    try:
+        if not path.exists():
+            _build([compiler, *flags], source, path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        logging.getLogger(__name__).info("torch's operations instead of compiled sums: %s", error)
+        return None
+
+
+def _build(command: Sequence[str], source: str, path: Path) -> None:
+    """Compiles beside `path` and renames, so that processes that do the same never meet."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        text, built = Path(folder) / "sums.c", Path(folder) / "sums.so"
+        text.write_text(source, encoding="utf-8")
+        subprocess.run(
+            [*command, str(text), "-o", str(built)], check=True, capture_output=True, timeout=60
+        )
+        os.replace(built, path)
