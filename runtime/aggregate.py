@@ -223,7 +223,7 @@ class Sum(nn.Module):
 
     def row(self) -> Tensor:
         """The weights of the input edges. Shape: (S,)"""
-        return torch.tensor(self.weights) / self.divisor
+        return torch.tensor(self.weights, dtype=torch.float64) / self.divisor
 
 
 class LearnedSum(nn.Module):

@@ -355,7 +355,7 @@ HOSTILE = "</title></svg><script>alert(1)</script>&\"'"
 def test_names_are_escaped():
     graph = make_network(make_stage("chain", 1, name=HOSTILE), name=HOSTILE)
     svg = render_svg(graph)
-    assert HOSTILE in ET.fromstring(svg)[0].text
+    assert HOSTILE in (ET.fromstring(svg)[0].text or "")
     page = to_page(HOSTILE, svg)
     assert page.count("<script") == 1
     assert "alert(1)</script" not in page
@@ -393,8 +393,8 @@ def test_the_png_shows_its_words(tmp_path):
     assert abs(image.width - 2 * picture.width) <= 2
     for words in (item for item in picture.items if isinstance(item, Words)):
         left, top, right, bottom = (round(2 * place) for place in extent(words))
-        darkest, lightest = image.crop((left, top, right, bottom)).getextrema()
-        assert lightest - darkest > 100, words
+        shades = set(image.crop((left, top, right, bottom)).tobytes())
+        assert max(shades) - min(shades) > 100, words
 
 
 def test_another_suffix_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 import graphspec
 from compiler import analyze
@@ -27,6 +27,7 @@ def test_the_pipeline_names_registered_passes():
 
 @pytest.mark.parametrize("name", PIPELINE)
 @given(spec=specs())
+@settings(max_examples=50)
 def test_a_pass_is_idempotent_and_leaves_its_input_alone(name, spec):
     before = PIPELINE[: PIPELINE.index(name)]
     graph = run(build(spec), Report(), passes=before)
@@ -39,6 +40,7 @@ def test_a_pass_is_idempotent_and_leaves_its_input_alone(name, spec):
 
 
 @given(spec=specs())
+@settings(max_examples=50)
 def test_the_finished_graph_has_shapes_and_routers_where_edges_are_routed(spec):
     graph, _ = analyze(spec)
 
