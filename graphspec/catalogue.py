@@ -94,48 +94,125 @@ def _read_entry(fields: dict[str, Any]) -> Entry:
 CATALOGUE = _read_catalogue(Path(__file__).with_name("catalogue.json"))
 
 
-def verify_blocks(data: Any, report: Report) -> None:
+def verify_blocks(data: Any, report: Report) -> set[SpecPath]:
     """Checks kinds and parameters of all blocks, stems, heads and routers of a spec.
 
     `data` is a spec as plain values, which may be wrong in any other way: what has not even
-    the form of a block is passed over, as the models report it.
+    the form of a block is passed over, as the models report it. Returns the paths that
+    misspelt parameters were meant to have.
     """
-    spec = _mapping(data)
-    _verify_call("stem", CATALOGUE.stems, spec.get("stem"), _STEM_KEYS, ("stem",), report)
-    _verify_call("head", CATALOGUE.heads, spec.get("head"), _HEAD_KEYS, ("head",), report)
-    stages = spec.get("stages")
-    for index, stage in enumerate(stages if isinstance(stages, list | tuple) else ()):
-        _verify_stage(_mapping(stage), ("stages", index), report)
+    verifier = _Verifier(report)
+    verifier.verify_network(_mapping(data))
+    return verifier.meant
 
 
-def _verify_stage(stage: Mapping[str, Any], path: SpecPath, report: Report) -> None:
-    blocks = CATALOGUE.blocks
-    _verify_call("block", blocks, stage.get("block"), _BLOCK_KEYS, (*path, "block"), report)
-    for key in ("input_node", "output_node"):
-        _verify_call("block", blocks, stage.get(key), _END_NODE_KEYS, (*path, key), report)
-    block, inputs = _mapping(stage.get("block")), stage.get("inputs")
-    input_node = {"kind": "identity", **_mapping(stage.get("input_node"))}
-    for name, node in _mapping(stage.get("nodes")).items():
-        base = input_node if isinstance(inputs, list | tuple) and name in inputs else block
-        _verify_node(base, _mapping(node), (*path, "nodes", name), report)
-    for weights, place in _all_edge_weights(stage, path):
-        kind = weights.get("router", "pooled_linear")
-        if weights.get("kind") == "routed" and isinstance(kind, str):
-            _entry_of("router", CATALOGUE.routers, kind, (*place, "router"), report)
+class _Verifier:
+    """Walks over a spec; `meant` are the paths that misspelt parameters were meant to have."""
 
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.meant: set[SpecPath] = set()
 
-def _verify_node(
-    base: Mapping[str, Any], node: Mapping[str, Any], path: SpecPath, report: Report
-) -> None:
-    """A node's own parameters; those of the stage's block come under them if the kind is one."""
-    if "kind" not in node and "kind" not in base:
-        return
-    inherits = node.get("kind") in (None, base.get("kind"))
-    inherited = set(base) if inherits else set[str]()
-    call = {**node, "kind": base.get("kind") if inherits else node["kind"]}
-    if inherits and call["kind"] not in CATALOGUE.blocks:
-        return
-    _verify_call("block", CATALOGUE.blocks, call, _NODE_KEYS, path, report, inherited)
+    def verify_network(self, spec: Mapping[str, Any]) -> None:
+        self._call("stem", CATALOGUE.stems, spec.get("stem"), _STEM_KEYS, ("stem",))
+        self._call("head", CATALOGUE.heads, spec.get("head"), _HEAD_KEYS, ("head",))
+        stages = spec.get("stages")
+        for index, stage in enumerate(stages if isinstance(stages, list | tuple) else ()):
+            self._stage(_mapping(stage), ("stages", index))
+
+    def _stage(self, stage: Mapping[str, Any], path: SpecPath) -> None:
+        blocks = CATALOGUE.blocks
+        self._call("block", blocks, stage.get("block"), _BLOCK_KEYS, (*path, "block"))
+        for key in ("input_node", "output_node"):
+            node = _mapping(stage.get(key))
+            call = {"kind": "identity", **node}
+            self._call("block", blocks, call, _END_NODE_KEYS, (*path, key))
+        block, inputs = _mapping(stage.get("block")), stage.get("inputs")
+        input_node = {"kind": "identity", **_mapping(stage.get("input_node"))}
+        for name, node in _mapping(stage.get("nodes")).items():
+            base = input_node if isinstance(inputs, list | tuple) and name in inputs else block
+            self._node(base, _mapping(node), (*path, "nodes", name))
+        for weights, place in _all_edge_weights(stage, path):
+            kind = weights.get("router", "pooled_linear")
+            if weights.get("kind") == "routed" and isinstance(kind, str):
+                self._entry("router", CATALOGUE.routers, kind, (*place, "router"))
+
+    def _node(self, base: Mapping[str, Any], node: Mapping[str, Any], path: SpecPath) -> None:
+        """A node's own parameters, laid over those of `base` if that is of the same kind."""
+        kind = base.get("kind") if node.get("kind") is None else node["kind"]
+        inherits = kind == base.get("kind")
+        if inherits and (not isinstance(kind, str) or kind not in CATALOGUE.blocks):
+            return
+        inherited = set(base) if inherits else set[str]()
+        call = {**node, "kind": kind}
+        self._call("block", CATALOGUE.blocks, call, _NODE_KEYS, path, inherited)
+
+    def _call(
+        self,
+        noun: str,
+        entries: Mapping[str, Entry],
+        call: Any,
+        reserved: frozenset[str],
+        path: SpecPath,
+        inherited: Iterable[str] = (),
+    ) -> None:
+        """A mapping with a kind, its parameters and the keys `reserved` for other things.
+
+        `inherited` parameters are given elsewhere.
+        """
+        call = _mapping(call)
+        kind = call.get("kind")
+        entry = self._entry(noun, entries, kind, (*path, "kind")) if isinstance(kind, str) else None
+        # Parameters of a node that computes nothing are verify.py's.
+        if entry is None or kind == "identity":
+            return
+        given = {name: value for name, value in call.items() if name not in reserved}
+        known = [*entry.params, *sorted(reserved - {"kind"})]
+        free = [name for name in known if name not in call]
+        for name, value in given.items():
+            if name in entry.params:
+                self._value(entry.params[name], value, (*path, name), name)
+                continue
+            hint, meant = suggest(name, free, otherwise=known)
+            self.meant.add((*path, meant or ""))
+            message = f"{noun} {kind!r} has no parameter {name!r}"
+            self._report.error("unknown-parameter", (*path, name), message, hint, key=True)
+        for name in entry.required:
+            if name not in given and name not in inherited and (*path, name) not in self.meant:
+                schema = entry.params[name]
+                message = f"{noun} {kind!r} needs the parameter {name!r}: {schema['description']}"
+                hint = f"add `{name}: ...`, {_allowed(schema)}"
+                self._report.error("missing-parameter", (*path, name), message, hint)
+
+    def _entry(
+        self, noun: str, entries: Mapping[str, Entry], kind: str, path: SpecPath
+    ) -> Entry | None:
+        if kind in entries:
+            return entries[kind]
+        message = f"there is no {noun} {kind!r}"
+        self._report.error("unknown-kind", path, message, suggest(kind, entries)[0])
+        return None
+
+    def _value(self, schema: Mapping[str, Any], value: Any, path: SpecPath, name: str) -> None:
+        """A parameter, or an item of the parameter, of this name."""
+        allowed = _allowed(schema)
+        description = f"`{name}`: {schema['description']}" if "description" in schema else None
+        if not _has_type(schema, value):
+            message = f"must be {allowed}, not {described(value)}"
+            self._report.error("wrong-type", path, message, description)
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                self._value(schema.get("items", {}), item, (*path, index), name)
+        elif "enum" in schema:
+            if value not in schema["enum"]:
+                message = f"must be {allowed}, not {described(value)}"
+                hint = suggest(value, schema["enum"])[0] if isinstance(value, str) else None
+                self._report.error("not-allowed", path, message, hint or description)
+        elif isinstance(value, float) and not math.isfinite(value):
+            self._report.error("out-of-range", path, f"must be finite, is {value}", description)
+        elif isinstance(value, int | float) and not _is_within(schema, value):
+            message = f"must be {allowed}, is {described(value)}"
+            self._report.error("out-of-range", path, message, description)
 
 
 def _all_edge_weights(
@@ -156,76 +233,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _verify_call(
-    noun: str,
-    entries: Mapping[str, Entry],
-    call: Any,
-    reserved: frozenset[str],
-    path: SpecPath,
-    report: Report,
-    inherited: Iterable[str] = (),
-) -> None:
-    """One mapping with a kind and its parameters; `inherited` ones are given elsewhere."""
-    call = _mapping(call)
-    kind = call.get("kind", "identity" if "edge_weights" in reserved else None)
-    if not isinstance(kind, str):
-        return
-    entry = _entry_of(noun, entries, kind, (*path, "kind"), report)
-    if entry is None:
-        return
-    given = {name: value for name, value in call.items() if name not in reserved}
-    missing = [name for name in entry.required if name not in given and name not in inherited]
-    known = [*entry.params, *sorted(reserved - {"kind"})]
-    free = [name for name in known if name not in call]
-    for name, value in given.items():
-        if name in entry.params:
-            _verify_value(entry.params[name], value, (*path, name), name, report)
-        elif kind != "identity":
-            hint, meant = suggest(name, free, otherwise=known)
-            missing = [other for other in missing if other != meant]
-            message = f"{noun} {kind!r} has no parameter {name!r}"
-            report.error("unknown-parameter", (*path, name), message, hint, key=True)
-    for name in missing:
-        schema = entry.params[name]
-        message = f"{noun} {kind!r} needs the parameter {name!r}: {schema.get('description')}"
-        example = f"add `{name}: ...`, {_allowed(schema)}"
-        report.error("missing-parameter", (*path, name), message, example)
-
-
-def _entry_of(
-    noun: str, entries: Mapping[str, Entry], kind: str, path: SpecPath, report: Report
-) -> Entry | None:
-    if kind in entries:
-        return entries[kind]
-    hint, _ = suggest(kind, entries)
-    report.error("unknown-kind", path, f"there is no {noun} {kind!r}", hint)
-    return None
-
-
-def _verify_value(
-    schema: Mapping[str, Any], value: Any, path: SpecPath, name: str, report: Report
-) -> None:
-    """A parameter, or an item of the parameter, of this name."""
-    description = f"`{name}`: {schema['description']}" if "description" in schema else None
-    if not _has_type(schema, value):
-        message = f"must be {_allowed(schema)}, not {described(value)}"
-        report.error("wrong-type", path, message, description)
-        return
-    if isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            _verify_value(schema.get("items", {}), item, (*path, index), name, report)
-        return
-    if "enum" in schema and value not in schema["enum"]:
-        message = f"must be {_allowed(schema)}, not {described(value)}"
-        hint = suggest(value, schema["enum"])[0] if isinstance(value, str) else None
-        report.error("not-allowed", path, message, hint or description)
-    elif value is not None and not isinstance(value, str) and not _is_within(schema, value):
-        is_finite = isinstance(value, int) or math.isfinite(value)
-        allowed = _allowed(schema) if is_finite else "finite"
-        message = f"must be {allowed}, is {value}"
-        report.error("out-of-range", path, message, description)
-
-
 def _has_type(schema: Mapping[str, Any], value: Any) -> bool:
     types = _type_names(schema)
     if not types:
@@ -237,8 +244,7 @@ def _has_type(schema: Mapping[str, Any], value: Any) -> bool:
 
 def _is_within(schema: Mapping[str, Any], value: float) -> bool:
     return (
-        (isinstance(value, int) or math.isfinite(value))
-        and value >= schema.get("minimum", value)
+        value >= schema.get("minimum", value)
         and value <= schema.get("maximum", value)
         and value > schema.get("exclusiveMinimum", -math.inf)
         and value < schema.get("exclusiveMaximum", math.inf)

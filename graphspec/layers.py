@@ -7,6 +7,7 @@ kind may stand is that kind; anything else replaces what is below.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ def read_layers(
 
     `path` is where the text was read; `extends` is relative to its folder.
     """
-    folder, chain = (path.parent, (path.resolve(),)) if path else (Path(), ())
+    folder, chain = (path.parent, (Path(os.path.realpath(path)),)) if path else (Path(), ())
     tree = _Files(report).read_chain(text, file, folder, chain)
     if tree is None:
         return None
@@ -110,17 +111,18 @@ class _Files:
         listed = extends.items if extends.items is not None else [extends]
         trees: list[Tree] = []
         for entry in listed:
-            if not isinstance(entry.value, str) or not entry.value:
+            name = entry.value
+            if not isinstance(name, str) or not name or "\0" in name:
                 self._error(
                     entry.span, "wrong-type", "must be the path of a file, or a list of them"
                 )
-            elif tree := self._parent(entry.value, entry.span, folder, chain):
+            elif tree := self._parent(name, entry.span, folder, chain):
                 trees.append(tree)
         return trees
 
     def _parent(self, name: str, span: Span, folder: Path, chain: tuple[Path, ...]) -> Tree | None:
         path = folder / name
-        known = path.resolve()
+        known = Path(os.path.realpath(path))
         if known in chain:
             cycle = " -> ".join(p.name for p in (*chain[chain.index(known) :], known))
             self._error(span, "extends-cycle", f"the files extend each other: {cycle}")
@@ -135,10 +137,11 @@ class _Files:
     def _read_file(self, path: Path, span: Span, chain: tuple[Path, ...]) -> Tree | None:
         try:
             data = path.read_bytes()
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+        except OSError as error:
             hint = f"the path is relative to the file that says it: {path.parent.resolve()}"
-            self._error(span, "extends-unreadable", f"cannot read {str(path)!r}: {reason}", hint)
+            self._error(
+                span, "extends-unreadable", f"cannot read {str(path)!r}: {error.strerror}", hint
+            )
             return None
         text = decode(data, str(path), self._report)
         return None if text is None else self.read_chain(text, str(path), path.parent, chain)

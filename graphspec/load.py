@@ -51,8 +51,7 @@ def _load(
     assert tree is not None
     places, data = provenance(tree), plain(tree)
     report = Report(places, report.diagnostics)
-    verify_blocks(data, report)
-    spec = validate(data, report)
+    spec = validate(data, report, verify_blocks(data, report))
     if spec is not None:
         spec = spec.with_provenance(places)
         verify(spec, report)

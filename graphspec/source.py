@@ -6,14 +6,15 @@ Everything wrong with the text itself (syntax, encoding, duplicate keys, size) i
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import yaml
 
-from graphspec.errors import Provenance, Report, Span, SpecPath
+from graphspec.errors import Provenance, Report, Span, SpecPath, described
 
 MAX_DEPTH = 64
 MAX_VALUES = 1_000_000
@@ -92,18 +93,15 @@ def resolve_scalar(text: str) -> Scalar:
 
 def decode(data: bytes, file: str, report: Report) -> str | None:
     """The text of a spec file; None, and a finding, when it is not UTF-8."""
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode()
     except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8-sig")
-        rest = data[error.start :].decode("utf-8", errors="replace")
-        lines = _BREAK.split(before)
-        text = lines[-1] + _BREAK.split(rest)[0]
-        span = Span(file, len(lines), len(lines[-1]) + 1, 1, text)
-        byte = f"byte 0x{data[error.start]:02x}"
-        report.add(
-            "error", "encoding", (), f"{byte} is not UTF-8 text", "save the file as UTF-8", span
-        )
+        before = _BREAK.split(data[: error.start].decode())
+        rest = _BREAK.split(data[error.start :].decode(errors="replace"))
+        span = Span(file, len(before), len(before[-1]) + 1, 1, before[-1] + rest[0])
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8 text"
+        report.add("error", "encoding", (), message, "save the file as UTF-8", span)
         return None
 
 
@@ -212,7 +210,7 @@ class _Reader:
             start = f"line {context.line + 1}, column {context.column + 1}"
             message += f", {error.context} that starts at {start}"
             is_at_end = not any(line.strip() for line in self._lines[mark.line :])
-            mark = context if is_at_end else mark
+            mark = context if is_at_end or "expected ':'" in message else mark
         help = next((help for part, help in _SYNTAX_HELP if part in message), None)
         span = self.span(mark.line, mark.column) if mark else self.span(0, 0)
         self.error("yaml-syntax", message, span, help)
@@ -247,7 +245,7 @@ class _Reader:
     def _grow(self, size: int, span: Span) -> None:
         self._size += size
         if self._size > MAX_VALUES:
-            message = f"more than {MAX_VALUES} values, aliases counted as often as they are used"
+            message = f"more than {MAX_VALUES:,} values, aliases counted as often as they are used"
             self.error("too-large", message, span, "build large specs in Python")
             raise _StopReadingError
         for collection in self._stack:
@@ -296,7 +294,10 @@ class _Reader:
         if event.tag not in (None, "!", f"{_TAG}str"):
             value = self._tagged(event.tag, event.value, span)
         is_merge = is_plain and event.value == "<<"
-        self._place(Tree(value, span, self._key_of_next()), event.anchor, 1, is_merge=is_merge)
+        key = self._key_of_next()
+        is_nothing = is_plain and not event.value
+        tree = Tree(value, key if key and is_nothing else span, key)
+        self._place(tree, event.anchor, 1, is_merge=is_merge)
 
     def _tagged(self, tag: str, text: str, span: Span) -> Scalar:
         types = _SCALAR_TAGS.get(tag.removeprefix(_TAG))
@@ -309,7 +310,8 @@ class _Reader:
         return float(value) if isinstance(value, int) and types == (int, float) else value
 
     def _refuse_tag(self, tag: str, span: Span) -> None:
-        shown = tag.replace(_TAG, "!!")
+        shown, written = tag.replace(_TAG, "!!"), span.text[span.column - 1 :].split(maxsplit=1)
+        span = replace(span, width=len(written[0]) if written else 1)
         self.error(
             "yaml-tag", f"tag {shown!r} is not allowed", span, "a spec holds plain data only"
         )
@@ -352,8 +354,8 @@ class _Reader:
         if top.pending_merge:
             self._merge(top, value)
         elif not isinstance(key.value, str):
-            what = "a collection" if key.mapping or key.items else repr(plain(key))
-            self.error("key-type", f"a key must be a name, not {what}", key.span, "quote the key")
+            message = f"a key must be a name, not {described(plain(key))}"
+            self.error("key-type", message, key.span, "quote the key")
         elif first := top.entries.get(key.value):
             line = first.key.line if first.key else 0
             message = f"duplicate key {key.value!r}; first defined at line {line}"

@@ -42,14 +42,19 @@ _BOUNDS = {
 _YAML_1_1_BOOLEANS = ("yes", "no", "on", "off")
 
 
-def validate(data: Mapping[str, Any], report: Report) -> NetworkSpec | None:
-    """The spec that plain values describe; None, with findings, when they describe none."""
+def validate(
+    data: Mapping[str, Any], report: Report, meant: AbstractSet[SpecPath] = frozenset()
+) -> NetworkSpec | None:
+    """The spec that plain values describe; None, with findings, when they describe none.
+
+    `meant` are keys that are known to be misspelt, so that they are not called missing too.
+    """
     # Lax mode would take `on` or "3" for numbers; strict mode takes tuples, but no lists.
     try:
         spec = NetworkSpec.model_validate(_with_tuples(data), strict=True)
     except ValidationError as error:
         problems = [_Problem.of(dict(entry), data) for entry in error.errors(include_url=False)]
-        _report(problems, data, report)
+        _report(problems, data, report, meant)
         spec = None
     # `Literal[1]` compares with ==, and True == 1 == 1.0.
     version = data.get("version")
@@ -119,8 +124,10 @@ def _locate(loc: Sequence[str | int], data: Any) -> tuple[SpecPath, Any, bool]:
     return tuple(path), data, False
 
 
-def _report(problems: Sequence[_Problem], data: Any, report: Report) -> None:
-    meant: set[SpecPath] = set()
+def _report(
+    problems: Sequence[_Problem], data: Any, report: Report, meant: AbstractSet[SpecPath]
+) -> None:
+    meant = set(meant)
     for problem in problems:
         if problem.type == "extra_forbidden":
             meant.add((*problem.parent, _report_unknown_key(problem, data, report)))
@@ -197,6 +204,12 @@ def _report_range(problem: _Problem, data: Any, report: Report) -> None:
     report.error("out-of-range", problem.path, message, _description(problem.path, data))
 
 
+def _report_multiple(problem: _Problem, data: Any, report: Report) -> None:
+    step = problem.context["multiple_of"]
+    message = f"must be a multiple of {step:g}, is {described(problem.value)}"
+    report.error("out-of-range", problem.path, message, _description(problem.path, data))
+
+
 def _report_infinite(problem: _Problem, data: Any, report: Report) -> None:
     message = f"must be finite, is {problem.value}"
     report.error("out-of-range", problem.path, message, _description(problem.path, data))
@@ -251,6 +264,7 @@ _REPORTERS: dict[str, Callable[[_Problem, Any, Report], None]] = {
     "missing": _report_missing,
     "too_short": _report_length,
     "too_long": _report_length,
+    "multiple_of": _report_multiple,
     "finite_number": _report_infinite,
     "literal_error": _report_choice,
     "union_tag_invalid": _report_kind,
