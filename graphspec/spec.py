@@ -89,7 +89,7 @@ class StemSpec(BlockSpec):
 class HeadSpec(BlockSpec):
     """The layers after the last stage: features to logits."""
 
-    num_classes: Count
+    num_classes: Count = Field(description="outputs of the network")
 
 
 class StageSpec(Spec):
@@ -99,7 +99,7 @@ class StageSpec(Spec):
     is `identity` (the default), the nodes fed by nothing but input nodes take them.
     """
 
-    name: Name
+    name: Name = Field(description="prefix of its nodes' names, e.g. layer1.n2; unique")
     depth: Count | None = Field(
         default=None,
         description="block nodes; input and output nodes come on top; explicit: counted",
@@ -117,11 +117,17 @@ class StageSpec(Spec):
     block: Annotated[BlockSpec, BeforeValidator(_kind_alone)] | None = Field(
         default=None, description="what the block nodes compute"
     )
-    input_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = EndNodeSpec()
-    output_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = EndNodeSpec()
-    wiring: AnyWiring
-    aggregate: Aggregate = "sum"
-    edge_weights: AnyEdgeWeights = Fixed()
+    input_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = Field(
+        default=EndNodeSpec(), description="distributes what comes into the stage"
+    )
+    output_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = Field(
+        default=EndNodeSpec(), description="gathers what goes out of the stage"
+    )
+    wiring: AnyWiring = Field(description="which nodes feed which")
+    aggregate: Aggregate = Field(
+        default="sum", description="how a node joins what it receives from several others"
+    )
+    edge_weights: AnyEdgeWeights = Field(default=Fixed(), description="what the edges weigh")
     nodes: dict[Name, Annotated[NodeSpec, BeforeValidator(_kind_alone)]] = Field(
         default={},
         description="per-node exceptions by node name: n1 .. n<depth>, or explicit names",
@@ -138,17 +144,19 @@ class Limits(Spec):
 class NetworkSpec(Spec):
     """A stem, stages, and a head on the last stage."""
 
-    version: Literal[1]
-    name: Name
+    version: Literal[1] = Field(description="of the language")
+    name: Name = Field(description="of the network")
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(
         default=0,
         description="every stage draws from its own stream, seeded by this and the stage's name",
     )
     input_shape: tuple[Count, Count, Count] = Field(description="channels, height, width")
-    stem: Annotated[StemSpec, BeforeValidator(_kind_alone)]
-    stages: tuple[StageSpec, ...] = Field(min_length=1)
-    head: HeadSpec
-    limits: Limits = Limits()
+    stem: Annotated[StemSpec, BeforeValidator(_kind_alone)] = Field(
+        description="the layers before the first stage"
+    )
+    stages: tuple[StageSpec, ...] = Field(min_length=1, description="run one after another")
+    head: HeadSpec = Field(description="the layers after the last stage")
+    limits: Limits = Field(default=Limits(), description="from where on a size is an accident")
 
     _provenance: Provenance = PrivateAttr(default_factory=Provenance)
 

@@ -19,8 +19,8 @@ class ExplicitEdge(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    source: Name
-    target: Name
+    source: Name = Field(description="the node whose output flows along the edge")
+    target: Name = Field(description="the node that receives it")
     edge_weights: AnyEdgeWeights | None = Field(
         default=None, description="default: what the stage or its input or output node says"
     )
