@@ -20,6 +20,17 @@ MANIFEST = "manifest.json"
 
 @click.command(
     epilog="""\b
+Files:
+  spec.resolved.yaml   every draw replaced by edges, every default filled in
+  graph.json           nodes and edges with their shapes
+  graph.txt            the same, for people
+  fx.txt               the torch.fx nodes of every stage
+  code.txt             the Python that runs, stage by stage
+  cost.json, cost.txt  parameters, multiply-adds, activations
+  graph.svg            the picture
+  manifest.json        the spec's hash, versions, the files' hashes
+
+\b
 Example:
   graphc compile my.yaml -o build/my
 """
@@ -29,18 +40,7 @@ Example:
 @output_option("DIR", "Folder to write; may replace an earlier output.")
 @json_option
 def command(spec: str, overrides: tuple[str, ...], output: Path, as_json: bool) -> None:
-    r"""Compiles SPEC and writes what came out to DIR, all of it or nothing.
-
-    \b
-    spec.resolved.yaml   every draw replaced by edges, every default filled in
-    graph.json           nodes and edges with their shapes
-    graph.txt            the same, for people
-    fx.txt               the torch.fx nodes of every stage
-    code.txt             the Python that runs, stage by stage
-    cost.json, cost.txt  parameters, multiply-adds, activations
-    graph.svg            the picture
-    manifest.json        the spec's hash, versions, the files' hashes
-    """
+    """Compiles SPEC and writes what came out to DIR, all of it or nothing."""
     check_output_folder(output, MANIFEST)
     loaded, graph = read_graph(spec, overrides)
 

@@ -160,7 +160,7 @@ def _with_legend(
 ) -> Picture:
     entries = _legend(stages, fills)
     width = max(
-        [width, *(item.right - MARGIN for item in items if isinstance(item, Words))]
+        [width, *(_right(item) - MARGIN for item in items)]
         + [34 + text_width(words, 9.5) for _, words in entries]
     )
     x, y = MARGIN, bottom + LEGEND_GAP + 6
@@ -173,6 +173,16 @@ def _with_legend(
         x += advance
     line = Curve(straight((MARGIN, bottom + 12), (MARGIN + width, bottom + 12)), Line(FAINT, 0.4))
     return Picture(title, width + 2 * MARGIN, y + MARGIN, (*items, line))
+
+
+def _right(item: Item) -> float:
+    match item:
+        case Words():
+            return item.right
+        case Rectangle():
+            return item.x + item.width
+        case Curve() | Polygon():
+            return max(x for x, _ in item.points)
 
 
 def _legend(
@@ -197,7 +207,7 @@ def _legend(
     if any(not node.block for node in nodes):
         entries.append(((Rectangle(4, -10, 22, 12, PLAIN_FILL, OUTLINE, 6),), "no block"))
     entries += [((), f"/{stride}: stride {stride}") for stride in _strides(stages)]
-    entries.append(((), "edges run from left to right"))
+    entries.append(((), "edges run from left to right; those of one node may begin as one"))
     return entries
 
 

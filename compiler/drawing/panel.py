@@ -65,7 +65,6 @@ def draw_stage(stage: StageGraph, fills: Mapping[str, str]) -> Panel:
     ]
     body = [*_edges(stage, layout), *_nodes(stage, layout, details, fills)]
     width, height = layout.width, layout.height
-    drop = 0.0
     if layout.kind == "arcs" and len(stage.nodes) > 3:
         matrix = _matrix(stage)
         drop = max(0.0, matrix.height - height)
@@ -163,7 +162,9 @@ def _captions(stage: StageGraph, common: tuple[str, int | None] | None) -> list[
         lines.append(f"{len(same)} × {kind}{channels}  ({names})")
     weights = Counter(edge.weights for edge in stage.edges)
     noun = "node" if len(blocks) == 1 else "nodes"
-    parts = [f"{len(blocks)} {noun}, {len(stage.edges)} edges", _common_aggregate(stage)]
+    parts = [f"{len(blocks)} {noun}, {len(stage.edges)} edges"]
+    if len({edge.target for edge in stage.edges}) < len(stage.edges):
+        parts.append(_common_aggregate(stage))
     parts += [
         _weights_text(kind) + (f" ({count} edges)" if len(weights) > 1 else "")
         for kind, count in weights.most_common(3)
