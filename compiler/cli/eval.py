@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from compiler.cli._common import json_option, print_json
+from compiler.cli._arguments import json_option
+from compiler.cli._output import print_json
 
 EPILOG = """\b
 Examples:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compiler.cli._common import json_option, print_json, read_graph, set_option, spec_argument
+from compiler.cli._arguments import json_option, read_graph, set_option, spec_argument
+from compiler.cli._output import print_json
 from compiler.cli._progress import TrainingProgress
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def command(
     from compiler.training import Job, train
     from runtime.training.engine import Execution
     from runtime.training.errors import TrainingError
+    from runtime.training.recipe import RecipeError
 
     job = Job(
         spec=loaded,
@@ -146,6 +148,8 @@ def command(
             )
         except TrainingError as error:
             raise failure(error, folder) from error
+        except RecipeError as error:
+            raise click.UsageError(f"recipe: {error}") from None
     if is_first:
         _report(outcome, as_json=as_json)
     if goal_accuracy is not None and outcome.accuracy < goal_accuracy:

@@ -22,11 +22,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from runtime.training.batches import Batch, TrainingBatches, derive_seed
 from runtime.training.checkpoint import load_checkpoint, save_checkpoint
+from runtime.training.drop_edge import DropEdge
 from runtime.training.errors import DivergedError, StorageError
 from runtime.training.evaluation import evaluate
 from runtime.training.finite import describe, first_cause
 from runtime.training.processes import Processes
-from runtime.training.recipe import Recipe
+from runtime.training.recipe import Recipe, RecipeError
 
 Record = dict[str, float]
 """The metrics of one epoch."""
@@ -93,6 +94,11 @@ class Engine:
         self._seconds_before = 0.0
         self._resumed_at = self._saved_at = time.monotonic()
         self._resume()
+        self._drop_edge = DropEdge(self.model, recipe.drop_edge)
+        if recipe.drop_edge and execution.torch_compile:
+            raise RecipeError(
+                "drop_edge", "changes the network between steps; not for torch.compile"
+            )
         self._parallel = processes.wrap(self.model)
         self._forward = torch.compile(self._parallel) if execution.torch_compile else self._parallel
         self._criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
@@ -132,14 +138,16 @@ class Engine:
         self.model.train()
         # Dropout and the like draw from generators that are seeded anew every step, so their
         # state is no part of a checkpoint.
-        _seed_generators(self.processes, derive_seed(self.batches.seed, "step", self.step))
+        seed = derive_seed(self.batches.seed, "step", self.step)
+        _seed_generators(self.processes, seed)
         self.optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros((), device=self.processes.device)
-        for index, (images, labels) in enumerate(micro_batches):
-            with self._synchronized(is_last=index + 1 == len(micro_batches)):
-                loss = self._loss(self._forward, images, labels) / len(micro_batches)
-                loss.backward()
-            losses += loss.detach()
+        with self._drop_edge.step(seed):
+            for index, (images, labels) in enumerate(micro_batches):
+                with self._synchronized(is_last=index + 1 == len(micro_batches)):
+                    loss = self._loss(self._forward, images, labels) / len(micro_batches)
+                    loss.backward()
+                losses += loss.detach()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = get_total_norm(gradients)
         loss = float(self.processes.sum(losses)) / self.processes.world

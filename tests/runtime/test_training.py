@@ -18,10 +18,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from runtime.aggregate import LearnedSum, Sum
 from runtime.training import checkpoint as checkpoint_module
 from runtime.training.arrays import ArrayDataset, shift
 from runtime.training.batches import Share, derive_seed
 from runtime.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from runtime.training.drop_edge import DropEdge
 from runtime.training.engine import (
     Engine,
     Execution,
@@ -485,6 +487,52 @@ def test_the_averaged_network_is_the_moving_average_of_the_weights(tmp_path: Pat
         run.history[-1]["test_accuracy"]
         == evaluate(run.result, patterns().testing(40, CPU.device, 0), CPU)["accuracy"]
     )
+
+
+class Graph(nn.Module):
+    """Two sums: one of two edges, one of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Sum([1.0, 1.0])
+        self.second = LearnedSum([None, None, None], function="free", init=[1.0, 1.0, 1.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second([self.first([x, 10 * x]), 100 * x, 1000 * x])
+
+
+def test_drop_edge_drops_one_edge_a_step_and_all_alike() -> None:
+    model = Graph()
+    drop_edge = DropEdge(model, 0.5)
+    x = torch.ones(1, 1, 1, 1)
+    outputs: list[float] = []
+    for seed in range(2000):
+        with drop_edge.step(seed):
+            outputs.append(model(x).item())
+
+    assert model(x).item() == 1111  # nothing stays dropped
+    dropped = {1111 - output for output in outputs if output != 1111}
+    assert dropped == {1, 10, 11, 100, 1000}
+    assert outputs.count(1111) == pytest.approx(1000, abs=100)
+    for amount in dropped:
+        assert outputs.count(1111 - amount) == pytest.approx(200, abs=60)
+
+
+def test_a_dropped_edge_gets_no_gradient() -> None:
+    model = Graph()
+    drop_edge = DropEdge(model, 1.0)
+    drop_edge.edges = [(model.second, 1)]
+
+    with drop_edge.step(0):
+        model(torch.ones(1, 1, 1, 1)).backward()
+
+    assert model.second.weight.grad.tolist() == [11, 0, 1000]
+
+
+def test_drop_edge_without_effect_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=1, batch_size=16, lr=0.1, drop_edge=0.1)
+    with pytest.raises(RecipeError, match="drop_edge: has no effect"):
+        engine(tmp_path, recipe=recipe)
 
 
 def test_reestimated_statistics_are_those_of_the_data() -> None:
