@@ -33,7 +33,6 @@ def verify(spec: NetworkSpec, report: Report) -> list[int]:
     verify_blocks(spec.model_dump(), report)
     _verify_stage_names(spec, report)
     _verify_seed(spec, report)
-    _verify_stages_used(spec, report)
     if not _verify_limits(spec, report):
         return []
     sound = list[int]()
@@ -42,6 +41,7 @@ def verify(spec: NetworkSpec, report: Report) -> list[int]:
         _verify_stage(spec, index, report)
         if len(report.errors) == before:
             sound.append(index)
+    _verify_stages_used(spec, report)
     return sound
 
 
@@ -79,7 +79,12 @@ def _verify_seed(spec: NetworkSpec, report: Report) -> None:
 
 
 def _verify_stages_used(spec: NetworkSpec, report: Report) -> None:
-    used = {name for index in range(len(spec.stages)) for name in stage_inputs(spec, index)}
+    used, known = set[str](), {"stem"}
+    for index, stage in enumerate(spec.stages):
+        used.update(stage_inputs(spec, index))
+        if not used <= known:
+            return  # a wrong input may stand for the one that is missing
+        known.add(stage.name)
     for index, stage in enumerate(spec.stages[:-1]):
         if stage.name not in used:
             report.error(
@@ -146,7 +151,7 @@ def _verify_inputs(spec: NetworkSpec, index: int, report: Report) -> bool:
     known = ("stem", *(stage.name for stage in spec.stages[:index]))
     later = {stage.name for stage in spec.stages[index:]}
     before = len(report.errors)
-    inputs = stage.inputs or ()
+    inputs: tuple[str, ...] = stage.inputs or ()
     for i, name in enumerate(inputs):
         place = (*path, "inputs", i)
         if name in inputs[:i]:
@@ -163,7 +168,7 @@ def _verify_inputs(spec: NetworkSpec, index: int, report: Report) -> bool:
         else:
             hint, _ = suggest(name, known, otherwise=_shortened(known))
             report.error("input-unknown", place, f"there is no stage {name!r}", hint)
-    if len(inputs) > 1 and not isinstance(stage.wiring, Explicit):
+    if len(set(inputs)) > 1 and not isinstance(stage.wiring, Explicit):
         report.error(
             "inputs-need-explicit",
             (*path, "wiring"),
@@ -277,7 +282,7 @@ def _verify_reached(
             "no edge leads to the output node",
             f"add one, e.g. [{last}, output]",
         )
-    if len(inputs) > 1:
+    if len(inputs) > 1 and "input" not in sources:  # that one stands for an input, if reserved
         for i, name in enumerate(inputs):
             if name not in sources:
                 report.error(
@@ -383,6 +388,7 @@ def verify_wired(
     """Checks the edges of one stage; `origins` says for each edge where its weights are given."""
     _verify_concat(stage, graph, origins, report)
     _verify_one_setting(graph, origins, report)
+    _verify_stride_used(stage, graph, report)
     places = {
         (*graph.path, "edge_weights"): stage.edge_weights,
         (*graph.path, "input_node", "edge_weights"): stage.input_node.edge_weights,
@@ -397,6 +403,26 @@ def verify_wired(
                 "more specifically, or there is no such edge",
                 "remove it",
             )
+
+
+def _verify_stride_used(stage: StageSpec, graph: StageGraph, report: Report) -> None:
+    """The stage's stride goes to input blocks and to sources that have none of their own."""
+    copies = {i for i, node in enumerate(graph.nodes) if node.role == "input" and not node.block}
+    for index, node in enumerate(graph.nodes[:-1]):
+        own = stage.nodes.get(node.name, NodeSpec()).stride
+        if node.role == "input":
+            takes_stride = node.block and stage.input_node.stride is None
+        else:
+            takes_stride = all(edge.source in copies for edge in graph.sources_of(index))
+        if takes_stride and own is None:
+            return
+    if stage.stride != 1:
+        report.warning(
+            "stride-unused",
+            (*graph.path, "stride"),
+            f"no node of stage {stage.name!r} takes its stride: those that would have their own",
+            "remove it, or the strides of the nodes",
+        )
 
 
 def _verify_concat(

@@ -260,6 +260,23 @@ ROWS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
         [explicit(weighed("input>a", "fixed"), "a>output", input_node={"edge_weights": "routed"})],
         [f"{WARNING}edge-weights-unused stages[0].input_node.edge_weights"],
     ),
+    # Strides
+    "stride that no source takes": (
+        [stage(stride=2, nodes={"n1": {"stride": 1}})],
+        [f"{WARNING}stride-unused stages[0].stride"],
+    ),
+    "stride that an input block does not take": (
+        [stage(stride=2, input_node={"kind": "basic", "stride": 1})],
+        [f"{WARNING}stride-unused stages[0].stride"],
+    ),
+    "stride that one of two sources takes": (
+        [
+            explicit(
+                "input>a", "input>b", "a>output", "b>output", stride=2, nodes={"a": {"stride": 4}}
+            )
+        ],
+        [],
+    ),
     # All at once
     "several errors": (
         [
@@ -269,7 +286,6 @@ ROWS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
         ],
         [
             "name-reserved stages[0].name",
-            "stage-unused stages[0]",
             "depth-missing stages[0]",
             "input-unknown stages[1].inputs[0]",
             "block-missing stages[1]",
