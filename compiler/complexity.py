@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from compiler.analysis import analyze
 from compiler.lower import Origin, lower
 from graphspec import NetworkGraph, NetworkSpec
+from runtime.aggregate import LearnedSum, RoutedSum, Sum
 
 RULE = (
     "one multiply-add a MAC; conv_macs: convolutions alone; macs: convolutions, linear layers, "
@@ -136,10 +137,16 @@ def _rows(graph: NetworkGraph, model: fx.GraphModule, x: Tensor) -> list[Cost]:
             if origin.part == "tap":
                 continue  # the identity
             child = module.get_submodule(str(inner.target))
-            weighted = origin.part == "aggregate" and hasattr(child, "divisor")
-            aggregated = len(origin.sources) * elements[origin.node] if weighted else 0
+            aggregated = _aggregated(child, len(origin.sources)) * elements[origin.node]
             rows.append(cost(origin, f"{target}.{inner.target}", child, aggregated))
     return rows
+
+
+def _aggregated(module: nn.Module, num_sources: int) -> int:
+    """How many sources a module sums; handing on a single one, or concatenating, costs nothing."""
+    if isinstance(module, Sum) and module.weights == (1,):
+        return 0
+    return num_sources if isinstance(module, Sum | LearnedSum | RoutedSum) else 0
 
 
 def _elements(shape: tuple[int, int, int] | None) -> int:

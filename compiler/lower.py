@@ -18,6 +18,7 @@ from compiler.construction import construct
 from graphspec import Edge, Fixed, Learned, NetworkGraph, Node, Routed, StageGraph
 from runtime.aggregate import Concat, LearnedSum, RoutedSum, Sum, Tap
 from runtime.gating import Gate, NoScores
+from runtime.outputs import Wiring
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,6 @@ def lower_stage(stage: StageGraph) -> fx.GraphModule:
     Shape: one (B, C, H, W) an input node -> (B, C', H', W')
     """
     root, program = nn.Module(), fx.Graph()
-    names = [node.name for node in stage.nodes]
     plan = _Routes(stage)
     threshold = None
     if plan.receivers and plan.setting.threshold is not None:
@@ -108,7 +108,9 @@ def lower_stage(stage: StageGraph) -> fx.GraphModule:
     program.output(values[-1])
     program.lint()
     module = fx.GraphModule(root, program, class_name=_class_name(stage.name))
-    module.meta["graphc"] = {"nodes": names, "rows": _rows(stage, root)}
+    # Of all that a GraphModule holds, only the modules that its graph calls outlive both
+    # pickle and deepcopy; the output node's sum is in every stage.
+    module.get_submodule("aggregate.output").wiring = _wiring(stage, root)
     return module
 
 
@@ -123,16 +125,15 @@ def _shared(stage: StageGraph, *, is_routed: bool) -> set[int]:
     return {index for index, count in uses.items() if count > 1}
 
 
-def _rows(stage: StageGraph, root: nn.Module) -> list[tuple[int, list[int], str]]:
-    """(target, sources, aggregation) of every node that gathers; plain data, kept by pickle."""
+def _wiring(stage: StageGraph, root: nn.Module) -> Wiring:
     aggregations = {name for name, _ in root.named_modules()}
-    rows: list[tuple[int, list[int], str]] = []
+    rows: list[tuple[int, tuple[int, ...], str]] = []
     for index, node in enumerate(stage.nodes):
-        sources = [edge.source for edge in stage.sources_of(index)]
+        sources = tuple(edge.source for edge in stage.sources_of(index))
         name = f"aggregate.{node.name}"
         if sources:
             rows.append((index, sources, name if name in aggregations else ""))
-    return rows
+    return Wiring(tuple(node.name for node in stage.nodes), tuple(rows))
 
 
 def _block(node: Node) -> nn.Module:
@@ -149,12 +150,12 @@ def _gather(
     values: Sequence[fx.Node],
     adjacency: fx.Node | None,
 ) -> fx.Node:
-    """Appends what node `index` gathers; a single edge of weight 1 needs no instruction."""
+    """Appends what node `index` gathers; a block fed by one edge of weight 1 needs no sum."""
     node = stage.nodes[index]
     sources = [values[edge.source] for edge in edges]
-    if len(edges) == 1 and edges[0].weights == Fixed():
-        if adjacency is None:
-            return sources[0]
+    is_copy = adjacency is None and len(edges) == 1 and edges[0].weights == Fixed()
+    if is_copy and node.role != "output":
+        return sources[0]
     arguments: tuple[object, ...] = (sources,)
     if node.aggregate == "concat":
         module: nn.Module = construct(Concat)

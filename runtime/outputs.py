@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from operator import getitem
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,16 @@ from runtime.aggregate import LearnedSum, Sum
 from runtime.gating import Gate
 
 
+class Wiring(NamedTuple):
+    """What a stage's program no longer says: its nodes' names in order, and who feeds whom.
+
+    `rows` holds (node, its sources, its aggregation's name or "") of every node that gathers.
+    """
+
+    nodes: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[int, ...], str], ...]
+
+
 class StaticAdjacency(nn.Module):
     """The adjacency matrix of a stage without routed edges, equal for all samples.
 
@@ -20,7 +31,7 @@ class StaticAdjacency(nn.Module):
     Shape: (B, C, H, W) -> (1, N, N)
     """
 
-    def __init__(self, rows: Sequence[tuple[int, list[int], nn.Module | None]], size: int) -> None:
+    def __init__(self, rows: Sequence[tuple[int, tuple[int, ...], nn.Module | None]], size: int) -> None:
         super().__init__()
         # In a tuple, so that the aggregations do not count as children here as well.
         self._rows = tuple((target, sources, (module,)) for target, sources, module in rows)
@@ -30,7 +41,7 @@ class StaticAdjacency(nn.Module):
         adjacency = x.new_zeros(self.size, self.size)
         for target, sources, (module,) in self._rows:
             row = module.row() if isinstance(module, Sum | LearnedSum) else torch.ones(())
-            adjacency[target, sources] = row.to(adjacency)
+            adjacency[target, list(sources)] = row.to(adjacency)
         return adjacency.unsqueeze(0)
 
 
@@ -44,10 +55,17 @@ class PadOutput(nn.Module):
         return F.pad(adjacency, (0, 1))
 
 
+def wiring(stage: fx.GraphModule) -> Wiring:
+    """The nodes of a stage of a compiled network, in the order of its adjacency matrix."""
+    found = stage.get_submodule("aggregate.output").wiring
+    assert isinstance(found, Wiring)
+    return found
+
+
 def stages(model: nn.Module) -> Iterator[tuple[str, fx.GraphModule]]:
     """The stages of a compiled network by name, in order."""
     for name, child in model.named_children():
-        if isinstance(child, fx.GraphModule) and "graphc" in child.meta:
+        if isinstance(child, fx.GraphModule):
             yield name, child
 
 
@@ -59,7 +77,7 @@ def with_outputs(
     It returns `(logits, adjacency, features)`: logits (B, num_classes); a dict from stage to
     M (B, N, N), or (1, N, N) where no edge is routed; a dict from each name in `features`
     (stages, or "stem") to its (B, C, H, W). M's rows and columns are in order of
-    `stage.meta["graphc"]["nodes"]`. Gates are shared too, and with them the inference mode.
+    `wiring(stage).nodes`. Gates are shared too, and with them the inference mode.
 
     Raises:
         ValueError: when `features` names something that the network does not have.
@@ -110,14 +128,13 @@ def _with_adjacency(stage: fx.GraphModule) -> fx.GraphModule:
         argument = next(iter(copied.values()))
     adjacency = program.call_module("adjacency", (argument,))
     program.output((features, adjacency))
-    module = fx.GraphModule(root, program, class_name=type(stage).__name__)
-    module.meta.update(stage.meta)
-    return module
+    return fx.GraphModule(root, program, class_name=type(stage).__name__)
 
 
 def _static_adjacency(stage: fx.GraphModule) -> StaticAdjacency:
-    rows = [
+    nodes, rows = wiring(stage)
+    modules = [
         (target, sources, stage.get_submodule(name) if name else None)
-        for target, sources, name in stage.meta["graphc"]["rows"]
+        for target, sources, name in rows
     ]
-    return StaticAdjacency(rows, len(stage.meta["graphc"]["nodes"]))
+    return StaticAdjacency(modules, len(nodes))

@@ -142,12 +142,11 @@ def test_every_node_input_is_the_sum_over_its_adjacency_row():
     inputs, outputs = {}, {}
     for node in graph.stages[0].nodes[:-1]:
         block = model.layer1.get_submodule(node.name)
-        block.register_forward_hook(
-            lambda _m, args, out, name=node.name: (
-                inputs.__setitem__(name, args[0]),
-                outputs.__setitem__(name, out),
-            )
-        )
+
+        def keep(_module, arguments, output, name=node.name) -> None:
+            inputs[name], outputs[name] = arguments[0], output
+
+        block.register_forward_hook(keep)
     _, adjacency, _ = with_outputs(model)(images(spec))
 
     matrix = adjacency["layer1"]
@@ -194,6 +193,8 @@ def test_pickle_deepcopy_and_state_dict_keep_the_function():
         assert isinstance(other, fx.GraphModule)
         torch.testing.assert_close(other(x), expected, rtol=0, atol=0)
         assert [name for name, _ in stages(other)] == ["layer1", "layer2"]
+        for name, matrix in with_outputs(other)(x)[1].items():
+            torch.testing.assert_close(matrix, with_outputs(model)(x)[1][name], rtol=0, atol=0)
 
 
 def test_meta_device_allocates_nothing_and_takes_weights_by_assignment():
