@@ -136,7 +136,7 @@ def _given(node: NodeSpec) -> Values:
 def _params(entry: Entry, given: Mapping[str, Any]) -> Values:
     """All parameters of a kind, in its own order."""
     values = entry.defaults | _floats(entry, given)
-    return {name: _plain(values[name]) for name in entry.params}
+    return {name: _tuples(values[name]) for name in entry.params}
 
 
 def _floats(entry: Entry, given: Mapping[str, Any]) -> Values:
@@ -144,10 +144,10 @@ def _floats(entry: Entry, given: Mapping[str, Any]) -> Values:
     return {
         name: float(value)
         if entry.params[name].get("type") == "number" and isinstance(value, int)
-        else _plain(value)
+        else _tuples(value)
         for name, value in given.items()
     }
 
 
-def _plain(value: Any) -> Any:
-    return [*map(_plain, value)] if isinstance(value, list | tuple) else value
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

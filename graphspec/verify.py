@@ -151,7 +151,7 @@ def _verify_inputs(spec: NetworkSpec, index: int, report: Report) -> bool:
     known = ("stem", *(stage.name for stage in spec.stages[:index]))
     later = {stage.name for stage in spec.stages[index:]}
     before = len(report.errors)
-    inputs: tuple[str, ...] = stage.inputs or ()
+    inputs = stage_inputs(spec, index) if stage.inputs else ()
     for i, name in enumerate(inputs):
         place = (*path, "inputs", i)
         if name in inputs[:i]:
@@ -173,7 +173,7 @@ def _verify_inputs(spec: NetworkSpec, index: int, report: Report) -> bool:
             "inputs-need-explicit",
             (*path, "wiring"),
             f"stage {stage.name!r} has {len(inputs)} inputs, but its wiring joins only one",
-            f"use `wiring: {{kind: explicit, edges: [[{inputs[0]}, n1], ...]}}`",
+            f"use `wiring: {{kind: explicit, edges: [[{next(iter(inputs))}, n1], ...]}}`",
         )
     return len(report.errors) == before
 

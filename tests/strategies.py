@@ -287,4 +287,13 @@ def heads() -> st.SearchStrategy[Values]:
             }
         ),
         st.fixed_dictionaries({"kind": st.just("norm_pooled_linear"), "num_classes": classes}),
+        st.fixed_dictionaries(
+            {
+                "kind": st.just("mlp"),
+                "num_classes": classes,
+                "pool_size": st.integers(1, 2),
+                "hidden": st.sampled_from([(), (8,), (8, 4)]),
+                "dropout": st.just(0),
+            }
+        ),
     )
