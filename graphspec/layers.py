@@ -27,13 +27,17 @@ _SEGMENT = re.compile(r"(?P<key>[A-Za-z_][A-Za-z0-9_-]*|\*)|(?P<index>-?[0-9]+)"
 def read_layers(
     text: str, file: str, overrides: Sequence[str], report: Report, path: Path | None = None
 ) -> Tree | None:
-    """The merged tree of a spec; None, with findings, when there is no mapping to look into.
+    """The merged tree of a spec.
+
+    None, with findings, when a whole file, stage or `stage_defaults` is missing from it:
+    whatever else could be found would only follow from that.
 
     `path` is where the text was read; `extends` is relative to its folder.
     """
     folder, chain = (path.parent, (Path(os.path.realpath(path)),)) if path else (Path(), ())
-    tree = _Files(report).read_chain(text, file, folder, chain)
-    if tree is None:
+    files = _Files(report)
+    tree = files.read_chain(text, file, folder, chain)
+    if tree is None or files.have_holes:
         return None
     arguments = [_parse_override(n, text, report) for n, text in enumerate(overrides, start=1)]
     parsed = [override for override in arguments if override]
@@ -41,6 +45,8 @@ def read_layers(
         if override.is_for_defaults:
             tree = override.apply(tree, report)
     tree = _under_stages(tree, report)
+    if tree is None:
+        return None
     for override in parsed:
         if not override.is_for_defaults:
             tree = override.apply(tree, report)
@@ -73,9 +79,13 @@ def _is_other_kind(below: dict[str, Tree], above: dict[str, Tree]) -> bool:
 
 
 class _Files:
-    """Reads a spec and what it extends; each file once."""
+    """Reads a spec and what it extends, each file once.
+
+    `have_holes` says whether a whole file or stage is missing from what was read.
+    """
 
     def __init__(self, report: Report) -> None:
+        self.have_holes = False
         self._report = report
         self._read: dict[Path, Tree | None] = {}
 
@@ -118,6 +128,7 @@ class _Files:
                 )
             elif tree := self._parent(name, entry.span, folder, chain):
                 trees.append(tree)
+        self.have_holes |= len(trees) < len(listed)
         return trees
 
     def _parent(self, name: str, span: Span, folder: Path, chain: tuple[Path, ...]) -> Tree | None:
@@ -176,6 +187,7 @@ class _Files:
         if entries is None and partial.value is not None:
             message = f"stage {name!r} must be a mapping"
             self._report.add("error", "wrong-type", ("stages", name), message, None, partial.span)
+            self.have_holes = True
         given = (entries or {}).get("name")
         if given and given.value != name:
             message = f"the stage is called {name!r} by its key"
@@ -192,14 +204,15 @@ def _index_of_stage(stages: Iterable[Tree], name: str) -> int | None:
     return None
 
 
-def _under_stages(tree: Tree, report: Report) -> Tree:
-    """The tree with `stage_defaults` laid under each stage."""
+def _under_stages(tree: Tree, report: Report) -> Tree | None:
+    """The tree with `stage_defaults` laid under each stage; None if those are no mapping."""
     entries = dict(tree.mapping or {})
     defaults, stages = entries.pop("stage_defaults", None), entries.get("stages")
     if defaults and defaults.mapping is None:
         path, span = ("stage_defaults",), defaults.span
         report.add("error", "wrong-type", path, "must be a mapping, like a stage", None, span)
-    elif defaults and stages and stages.items is not None:
+        return None
+    if defaults and stages and stages.items is not None:
         laid = [s if s.mapping is None else merge(defaults, s) for s in stages.items]
         entries["stages"] = replace(stages, value=laid)
     return replace(tree, value=entries)

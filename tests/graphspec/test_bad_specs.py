@@ -219,10 +219,11 @@ def test_every_slug_has_a_row():
     files = {*ROOT.glob("graphspec/*.py"), *ROOT.glob("compiler/passes/*.py")}
     for file in sorted(files - {ROOT / "graphspec" / "builder.py"}):  # that one reads no text
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                if node.func.attr in ("error", "warning", "add", "_error"):
-                    literals = [a.value for a in node.args if isinstance(a, ast.Constant)]
-                    words = [str(v) for v in literals if v not in ("error", "warning")]
-                    slugs |= set(filter(SLUG.fullmatch, words[:1]))
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if node.func.attr in ("error", "warning", "add", "_error"):
+                literals = [a.value for a in node.args if isinstance(a, ast.Constant)]
+                words = [str(v) for v in literals if v not in ("error", "warning")]
+                slugs |= set(filter(SLUG.fullmatch, words[:1]))
     assert len(slugs) > 30
     assert not sorted(slugs - {case.slug for case in CASES})
