@@ -31,7 +31,8 @@ _TORCH = frozenset({
     "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_module",
     "register_parameter", "register_state_dict_post_hook", "register_state_dict_pre_hook",
     "requires_grad_", "self", "set_extra_state", "set_submodule", "shape_env", "share_memory",
-    "state_dict", "to", "to_empty", "to_folder", "torch", "train", "training", "type", "xpu", "zero_grad",
+    "state_dict", "to", "to_empty", "to_folder", "torch", "train", "training", "type", "xpu",
+    "zero_grad",
 })
 # fmt: on
 """Attributes of `torch.fx.GraphModule` and globals of its code, which a child module would hide."""
