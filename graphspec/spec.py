@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from graphspec.errors import Provenance
 from graphspec.names import Name
@@ -23,6 +23,14 @@ def _kind_alone(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+Parameter = Annotated[Any, AfterValidator(_frozen)]
+"""Of a block; what the catalogue says of it is checked with the whole spec."""
+
+
 class Spec(BaseModel):
     """Base of the models without free parameters: an unknown key is an error."""
 
@@ -33,6 +41,7 @@ class BlockSpec(BaseModel):
     """A block by name; all other keys are its parameters (see `graphc schema`)."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Parameter] = Field(init=False)
 
     kind: Name = Field(description="name of the block; a bare name is short for {kind: name}")
 
@@ -49,6 +58,7 @@ class NodeSpec(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Parameter] = Field(init=False)
 
     kind: Name | None = Field(default=None, description="name of the node's block")
     width: Count | None = Field(

@@ -16,7 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.analysis import analyze
-from graphspec import BlockSpec, Diagnostic, NetworkSpec, SpecError, dump, load, loads, render
+from graphspec import (
+    BlockSpec,
+    Diagnostic,
+    HeadSpec,
+    NetworkSpec,
+    SpecError,
+    dump,
+    load,
+    loads,
+    render,
+)
 from graphspec.errors import Provenance
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +82,13 @@ def test_reload_equal():
     text = dump(spec)
     assert loads(text) == spec
     assert dump(loads(text)) == text
+
+
+def test_lists_of_python_reload_equal():
+    head = HeadSpec.model_validate({"kind": "mlp", "num_classes": 3, "hidden": [64, 32]})
+    spec = loads(NET).model_copy(update={"head": head})
+    assert loads(dump(spec)) == spec
+    assert hash(head) == hash(loads(dump(spec)).head)
 
 
 def test_dump_is_as_short_as_what_was_written():
