@@ -85,8 +85,6 @@ def _override_value(key: str, text: str) -> Any:
 
 def _entries(name: str, seen: tuple[str, ...]) -> dict[str, Tree]:
     """The entries of a recipe over those it extends."""
-    if name in seen:
-        raise RecipeError(EXTENDS, " -> ".join((*seen, name)) + " is a circle")
     path = Path(name)
     if name in recipe_names():
         content, file = _BUILT_IN.joinpath(f"{name}.yaml").read_bytes(), f"{name}.yaml"
@@ -98,14 +96,19 @@ def _entries(name: str, seen: tuple[str, ...]) -> dict[str, Tree]:
         raise NoSuchRecipeError(
             f"no recipe {name!r}{hint} (a file, or one of {', '.join(recipe_names())})"
         )
-    tree = _read(content, file).tree
-    below: dict[str, Tree] = {}
-    if EXTENDS in tree:
-        parent = plain(tree.pop(EXTENDS))
-        if isinstance(parent, str) and parent not in recipe_names():
-            parent = str(path.parent / parent)
-        below = _entries(str(parent), (*seen, name))
-    return below | tree
+    entries = _read(content, file).tree
+    if EXTENDS not in entries:
+        return entries
+    extends = entries.pop(EXTENDS)
+    parent = str(plain(extends))
+    if parent not in recipe_names():
+        parent = str(path.parent / parent)
+    if parent in (*seen, name):
+        raise _located(extends, EXTENDS, " -> ".join((*seen, name, parent)) + " is a circle")
+    try:
+        return _entries(parent, (*seen, name)) | entries
+    except NoSuchRecipeError as error:
+        raise _located(extends, EXTENDS, str(error)) from None
 
 
 def _read(content: bytes, file: str) -> _Layer:
@@ -115,11 +118,8 @@ def _read(content: bytes, file: str) -> _Layer:
     report.raise_errors()
     assert tree is not None
     if tree.mapping is None:
-        report.add(
-            "error", "recipe", (), "a recipe is a mapping of names to values", None, tree.span
-        )
-        report.raise_errors()
-    entries = dict(tree.mapping or {})
+        raise _located(tree, "", "a recipe is a mapping of names to values")
+    entries = dict(tree.mapping)
     default_for = plain(entries.pop(DEFAULT_FOR)) if DEFAULT_FOR in entries else ()
     return _Layer(entries, tuple(default_for))
 
@@ -129,9 +129,12 @@ def _checked(values: dict[str, Any], entries: dict[str, Tree]) -> Recipe:
     try:
         return Recipe.from_mapping(values)
     except RecipeError as error:
-        report = Report()
         tree = entries.get(error.key) or next(iter(entries.values()), None)
-        span = tree and (tree.span if error.key in entries else tree.key)
-        path = (error.key,) if error.key else ()
-        report.add("error", "recipe", path, error.message, None, span)
-        raise SpecError(report.diagnostics) from None
+        raise _located(tree, error.key, error.message) from None
+
+
+def _located(tree: Tree | None, key: str, message: str) -> SpecError:
+    report = Report()
+    path = (key,) if key else ()
+    report.add("error", "recipe", path, message, None, tree and tree.span)
+    return SpecError(report.diagnostics)

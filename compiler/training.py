@@ -178,15 +178,16 @@ class _Run:
             _reestimate(engine.result, self.data, self.job, self.processes.device, self.workers)
             self.processes.share_buffers(engine.result)
             accuracy = evaluate(engine.result, self._test_batches(), self.processes)["accuracy"]
+        seconds = round(engine.seconds, 3)
         if self.processes.is_first:
-            self._write_result(engine, accuracy)
-        return Outcome(self.folder, accuracy, history, engine.seconds, trained=True)
+            self._write_result(engine, accuracy, seconds)
+        return Outcome(self.folder, accuracy, history, seconds, trained=True)
 
     def _test_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         device, rank, world = self.processes.device, self.processes.rank, self.processes.world
         return self.data.testing(TEST_BATCH, device, self.workers, rank, world)
 
-    def _write_result(self, engine: Engine, accuracy: float) -> None:
+    def _write_result(self, engine: Engine, accuracy: float, seconds: float) -> None:
         averaged = engine.averaged is not None
         metadata = {
             "name": self.job.spec.name,
@@ -199,7 +200,7 @@ class _Run:
         normalization = self.data.normalization
         outcome = {
             "accuracy": accuracy,
-            "seconds": round(engine.seconds, 3),
+            "seconds": seconds,
             "epochs": self.job.recipe.epochs,
             "steps": engine.step,
             "params": sum(parameter.numel() for parameter in engine.model.parameters()),

@@ -14,7 +14,7 @@ from compiler.cli._progress import TrainingProgress
 
 if TYPE_CHECKING:
     from compiler.training import Outcome
-    from graphspec import NetworkSpec
+    from graphspec import NetworkGraph, NetworkSpec
     from runtime.training.errors import TrainingError
     from runtime.training.recipe import Recipe
 
@@ -25,6 +25,8 @@ Examples:
   graphc train my.yaml --data arrays.npz --recipe cifar --set stages.layer2.depth=6
   torchrun --nproc-per-node 4 --no-python graphc train my.yaml --data PATH --recipe resnet
 """
+SMALL_STEP = 500_000_000
+"""Multiply-adds of a batch below which one CPU thread is enough."""
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -82,6 +84,13 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Processes that read an image folder.",
 )
 @click.option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(0),
+    default=30,
+    show_default=True,
+    help="Least time between two checkpoints.",
+)
+@click.option(
     "--goal-accuracy",
     type=click.FloatRange(0, 1),
     help="Exit with 1 if the test accuracy is lower.",
@@ -106,6 +115,7 @@ def command(
     torch_compile: bool,
     accumulate: int,
     workers: int,
+    checkpoint_seconds: float,
     goal_accuracy: float | None,
     as_json: bool,
 ) -> None:
@@ -113,12 +123,13 @@ def command(
 
     The same command goes on where it was stopped, or says that the run is complete.
     """
-    loaded, _ = read_graph(spec, overrides)
+    loaded, graph = read_graph(spec, overrides)
     chosen_data = data or _default_data(loaded)
     short = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     shorts = [f"{key}={value}" for key, value in short.items() if value is not None]
     chosen_recipe = _recipe(recipe, chosen_data, (*recipe_overrides, *shorts))
 
+    _arrange_threads(graph, chosen_recipe.batch_size)
     from compiler.training import Job, train
     from runtime.training.engine import Execution
     from runtime.training.errors import TrainingError
@@ -141,7 +152,7 @@ def command(
                 folder,
                 progress,
                 device=device,
-                execution=Execution(job.bf16, channels_last, torch_compile),
+                execution=Execution(job.bf16, channels_last, torch_compile, checkpoint_seconds),
                 accumulate=accumulate,
                 workers=workers,
                 download=download,
@@ -168,6 +179,23 @@ def failure(error: TrainingError, folder: Path) -> click.ClickException:
     exception = click.ClickException(f"{error}{note}")
     exception.exit_code = 1 if isinstance(error, DivergedError) else 2
     return exception
+
+
+def _arrange_threads(graph: NetworkGraph, batch_size: int) -> None:
+    """Makes CPU threads cheap where the cores are shared with other work.
+
+    Threads that wait go to sleep instead of spinning: with two threads on two busy cores a step
+    of dgnet_fashion took 0.32 s instead of 4.1 s. A small step gets one thread: 0.15 s for
+    dgnet_digits, against 0.42 s sleeping and 4.8 s spinning.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+    import torch
+
+    from compiler.complexity import count
+
+    is_small = count(graph).macs * batch_size < SMALL_STEP
+    if is_small and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def _default_data(spec: NetworkSpec) -> str:

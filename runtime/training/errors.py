@@ -7,6 +7,10 @@ class TrainingError(Exception):
     """Base of the reasons to stop; the message is complete and meant for the user."""
 
 
+class DeviceError(TrainingError):
+    """The device does not exist here."""
+
+
 class DataError(TrainingError):
     """The data cannot be found, read, or used."""
 

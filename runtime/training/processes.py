@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from runtime.training.errors import DeviceError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -79,6 +81,8 @@ def join(device: str = "auto") -> Processes:
     a small network, one CPU core), the scheduler's steps once a process unless told not to,
     and the order of samples is already a function of (seed, epoch, step) here, so that there
     is no sampler state to restore.
+
+    Raises: DeviceError if there is no such device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
@@ -87,4 +91,9 @@ def join(device: str = "auto") -> Processes:
         return Processes(state.device, state.process_index, state.num_processes)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"cannot use the device {device!r}: {reason}") from error
     return Processes(torch.device(device))
