@@ -58,6 +58,24 @@ class Entry:
             if "default" in schema
         }
 
+    def typed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters given, `1` as `1.0` where a number need not be whole, lists as tuples."""
+        return {
+            name: float(value)
+            if self.params[name].get("type") == "number" and isinstance(value, int)
+            else _tuples(value)
+            for name, value in given.items()
+        }
+
+    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters of the kind, in its own order: those given, the others by default."""
+        values = self.defaults | self.typed(given)
+        return {name: values[name] for name in self.params}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
 
 @dataclass(frozen=True)
 class Catalogue:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from graphspec.build import build, default_stem_stride
-from graphspec.catalogue import CATALOGUE, Entry
+from graphspec.catalogue import CATALOGUE
 from graphspec.graph import StageGraph
 from graphspec.spec import BlockSpec, EndNodeSpec, NetworkSpec, NodeSpec, StageSpec
 from graphspec.wiring.explicit import Explicit
@@ -37,7 +36,7 @@ def resolve(spec: NetworkSpec) -> NetworkSpec:
                 "kind": stem.kind,
                 **({} if stem.width is None else {"width": stem.width}),
                 "stride": stem.stride or default_stem_stride(stem.kind),
-                **_params(CATALOGUE.stems[stem.kind], stem.params),
+                **CATALOGUE.stems[stem.kind].complete(stem.params),
             },
             "stages": [
                 _stage(stage, wired) for stage, wired in zip(spec.stages, graph.stages, strict=True)
@@ -45,7 +44,7 @@ def resolve(spec: NetworkSpec) -> NetworkSpec:
             "head": {
                 "kind": head.kind,
                 "num_classes": head.num_classes,
-                **_params(CATALOGUE.heads[head.kind], head.params),
+                **CATALOGUE.heads[head.kind].complete(head.params),
             },
             "limits": spec.limits.model_dump(),
         }
@@ -105,49 +104,29 @@ def _edges(stage: StageSpec, wired: StageGraph) -> Values:
 
 
 def _block(block: BlockSpec) -> Values:
-    return {"kind": block.kind, **_params(CATALOGUE.blocks[block.kind], block.params)}
+    return {"kind": block.kind, **CATALOGUE.blocks[block.kind].complete(block.params)}
 
 
 def _end_node(node: EndNodeSpec) -> Values:
     values: Values = {"kind": node.kind, **_given(node)}
     if node.edge_weights is not None:
         values["edge_weights"] = node.edge_weights.model_dump()
-    return values | _params(CATALOGUE.blocks[node.kind], node.params)
+    return values | CATALOGUE.blocks[node.kind].complete(node.params)
 
 
 def _node(node: NodeSpec, base: BlockSpec | NodeSpec | None) -> Values:
     """A node's exceptions: parameters of the stage's own block stay as they are, laid over it."""
     values = _given(node)
     if node.kind is None and base is not None and base.kind is not None:
-        return values | _floats(CATALOGUE.blocks[base.kind], node.params)
+        return values | CATALOGUE.blocks[base.kind].typed(node.params)
     if node.kind is None:
         return values
     entry = CATALOGUE.blocks[node.kind]
     if base is not None and node.kind == base.kind:
-        return {"kind": node.kind} | values | _floats(entry, node.params)
-    return {"kind": node.kind} | values | _params(entry, node.params)
+        return {"kind": node.kind} | values | entry.typed(node.params)
+    return {"kind": node.kind} | values | entry.complete(node.params)
 
 
 def _given(node: NodeSpec) -> Values:
     values = {"width": node.width, "stride": node.stride, "aggregate": node.aggregate}
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _params(entry: Entry, given: Mapping[str, Any]) -> Values:
-    """All parameters of a kind, in its own order."""
-    values = entry.defaults | _floats(entry, given)
-    return {name: _tuples(values[name]) for name in entry.params}
-
-
-def _floats(entry: Entry, given: Mapping[str, Any]) -> Values:
-    """The parameters given, with `1` written as `1.0` where a number need not be whole."""
-    return {
-        name: float(value)
-        if entry.params[name].get("type") == "number" and isinstance(value, int)
-        else _tuples(value)
-        for name, value in given.items()
-    }
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

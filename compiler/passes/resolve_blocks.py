@@ -33,8 +33,7 @@ class ResolveBlocks(Pass):
 
 def complete(call: BlockCall, entry: Entry) -> BlockCall:
     """The call with every parameter of its kind."""
-    params = {**entry.defaults, **dict(call.params)}
-    return replace(call, params=tuple(sorted(params.items())))
+    return replace(call, params=tuple(sorted(entry.complete(dict(call.params)).items())))
 
 
 def complete_node(node: Node) -> Node:
