@@ -16,7 +16,7 @@ from torch import fx, nn
 from compiler import catalog
 from compiler.construction import construct
 from graphspec import Edge, Fixed, Learned, NetworkGraph, Node, Routed, StageGraph
-from runtime.aggregate import Concat, LearnedSum, RoutedSum, Sum, Tap
+from runtime.aggregate import Concat, LearnedSum, RoutedConcat, RoutedSum, Sum, Tap
 from runtime.gating import Gate, NoScores
 from runtime.outputs import Wiring
 
@@ -159,6 +159,11 @@ def _gather(
     arguments: tuple[object, ...] = (sources,)
     if node.aggregate == "concat":
         module: nn.Module = construct(Concat)
+        if adjacency is not None:
+            shapes = [stage.nodes[edge.source].out_shape or (0,) for edge in edges]
+            channels = [shape[0] for shape in shapes]
+            module = construct(RoutedConcat, index, [edge.source for edge in edges], channels)
+            arguments = (sources, adjacency)
     elif adjacency is not None:
         module = construct(
             RoutedSum, index, [edge.source for edge in edges], mean=node.aggregate == "mean"

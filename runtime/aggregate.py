@@ -30,7 +30,7 @@ def weighted_sum(values: Sequence[Tensor], weights: Tensor) -> Tensor:
         return _sum_of_products(values, weights)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (weights, *values)):
         return _WeightedSum.apply(weights, *values)  # pyright: ignore[reportReturnType]
-    return _add_up(values, weights)
+    return add_up(values, weights)
 
 
 class Tap(nn.Module):
@@ -81,12 +81,18 @@ def _sum_of_products(values: Sequence[Tensor], weights: Tensor) -> Tensor:
     return total
 
 
-def _add_up(values: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """The weighted sum as one new tensor: fresh memory costs a CPU more than the arithmetic."""
-    if kernels.fits(values) and _are_laid_out_alike(values):
-        return kernels.weighted_sum(values, weights)
+def add_up(values: Sequence[Tensor], weights: Tensor, out: Tensor | None = None) -> Tensor:
+    """The weighted sum without gradients, in `out` or as one new tensor.
+
+    Fresh memory costs a CPU more than the arithmetic: no product is ever stored.
+    Shape: S values (B, C, H, W), weights (B or 1, S) -> (B, C, H, W)
+    """
+    total = torch.empty_like(values[0]) if out is None else out
+    if kernels.fits(values) and _are_laid_out_alike((*values, total)):
+        kernels.weighted_sum(values, weights, total)
+        return total
     columns = _columns(weights, values[0])
-    total = values[0] * columns[0]
+    torch.mul(values[0], columns[0], out=total)
     for value, column in zip(values[1:], columns[1:], strict=True):
         total.addcmul_(value, column)
     return total
@@ -121,7 +127,7 @@ class _Tap(torch.autograd.Function):
         # would make a sum that starts with it lose channels_last.
         sums, columns = zip(*deposits, strict=True)
         batch = max(len(column) for column in columns)
-        total = _add_up(sums, torch.cat([column.expand(batch, 1) for column in columns], dim=1))
+        total = add_up(sums, torch.cat([column.expand(batch, 1) for column in columns], dim=1))
         return total if others is None else total.add_(others)
 
 
@@ -144,7 +150,7 @@ class _WeightedSum(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(weights, *(values if weights.requires_grad else ()))
         ctx.is_channels_last = _is_channels_last(values[0])
-        return _add_up(values, weights)
+        return add_up(values, weights)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -195,6 +201,24 @@ class Concat(nn.Module):
     """
 
     def forward(self, values: list[Tensor]) -> Tensor:
+        return torch.cat(values, dim=1)
+
+
+class RoutedConcat(nn.Module):
+    """`Concat` in a stage with routed edges: the output of a removed node counts as 0.
+
+    `channels` are those of each source.
+    Shape: S values (B, C_i, H, W), adjacency (B, N, j) -> (B, sum C_i, H, W)
+    """
+
+    def __init__(self, node: int, sources: Sequence[int], channels: Sequence[int]) -> None:
+        super().__init__()
+        self.node, self.sources, self.channels = node, tuple(sources), tuple(channels)
+
+    def forward(self, values: list[Tensor], adjacency: Tensor) -> Tensor:
+        if not self.training:
+            columns = _columns(read_row(adjacency, self.node, self.sources), values[0])
+            values = [value * (column != 0) for value, column in zip(values, columns, strict=True)]
         return torch.cat(values, dim=1)
 
 

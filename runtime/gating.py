@@ -5,7 +5,7 @@ Source: DG-Net eqs. 4-5 and 10, section 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -38,7 +38,8 @@ class Gate(nn.Module):
     In training every routed edge weighs psi(a). At inference (`mode` "masked") an edge with
     a < tau is closed, a node whose input edges are all closed is removed, and with it its
     output edges; an open edge weighs psi(a) (`rule` "consistent") or a ("literal").
-    Edges of the stage that are not routed keep their fixed or learned weight.
+    Edges of the stage that are not routed keep their fixed or learned weight. `pinned` holds
+    what `pin_routes` asked for.
 
     Shape: scores (B, R), adjacency (B, N, node) or None, threshold (receivers,) or None
         -> (B, N, node + 1)
@@ -64,6 +65,7 @@ class Gate(nn.Module):
         self.rule: Rule = rule
         self.function: Literal["sigmoid", "free"] = function
         self.fixed = [value for _, value in fixed]
+        self.num_routed = len(routed)
         self.thresholds = selector(thresholds) if thresholds else None
         targets = [*routed, *learned, *(target for target, _ in fixed)]
         self.order = sorted(range(len(targets)), key=targets.__getitem__)
@@ -73,6 +75,7 @@ class Gate(nn.Module):
             self.weight = nn.Parameter(torch.tensor(list(init)))
         else:
             self.register_parameter("weight", None)
+        self.register_buffer("pinned", None, persistent=False)
 
     def forward(
         self, scores: Tensor, adjacency: Tensor | None = None, threshold: Tensor | None = None
@@ -81,6 +84,10 @@ class Gate(nn.Module):
         if threshold is not None and self.thresholds is not None:
             weights = self._gated(scores, threshold[self.thresholds])
         weights = self._with_constants(weights)
+        if self.pinned is not None:
+            is_mask = self.pinned.dtype == torch.bool
+            pinned = self.pinned.to(weights.dtype)
+            weights = weights * pinned if is_mask else pinned.expand_as(weights)
         if self.removable and adjacency is not None and not self.training and self.mode != "soft":
             weights = weights * (adjacency[:, self.node] != 0).any(dim=1, keepdim=True)
         return append_column(adjacency, weights, self.targets, self.num_nodes)
@@ -89,7 +96,7 @@ class Gate(nn.Module):
         if self.training or self.mode == "soft":
             return soft_weight(scores, threshold)
         weights = soft_weight(scores, threshold) if self.rule == "consistent" else scores
-        return weights * (scores >= threshold)
+        return weights if self.pinned is not None else weights * (scores >= threshold)
 
     def _with_constants(self, weights: Tensor) -> Tensor:
         batch = weights.shape[0]
@@ -116,6 +123,37 @@ class NoScores(nn.Module):
 def gates(model: nn.Module) -> Iterator[Gate]:
     """All gates of a compiled network."""
     return (module for module in model.modules() if isinstance(module, Gate))
+
+
+def pin_routes(model: nn.Module, routes: Mapping[str, Tensor | None]) -> None:
+    """Decides the routes of the named stages in the routers' place, in every mode.
+
+    A boolean matrix says which edges are open, whatever their threshold; the open ones weigh
+    what their router says. A matrix of numbers is the weights themselves. None gives the
+    routes back to the routers. A node whose input edges are all closed is removed, as ever.
+
+    Shape: M[b, target, source], (N, N) or (B, N, N)
+    Raises:
+        ValueError: for a stage without gates, or a matrix of another size.
+    """
+    for name, matrix in routes.items():
+        stage = dict(model.named_children()).get(name)
+        found = list(gates(stage)) if stage is not None else []
+        if not found:
+            known = [name for name, child in model.named_children() if any(gates(child))]
+            raise ValueError(f"no stage {name!r} with routes (known: {', '.join(known) or 'none'})")
+        size = found[0].num_nodes
+        if matrix is not None and (matrix.dim() not in (2, 3) or matrix.shape[-2:] != (size, size)):
+            raise ValueError(
+                f"stage {name!r} has {size} nodes: its routes are a matrix ({size}, {size}) or "
+                f"(B, {size}, {size}), not {tuple(matrix.shape)}"
+            )
+        for gate in found:
+            pinned = None
+            if matrix is not None:
+                by_sample = matrix if matrix.dim() == 3 else matrix.unsqueeze(0)
+                pinned = by_sample[:, gate.targets, gate.node].clone()
+            gate.pinned = pinned
 
 
 def set_inference(model: nn.Module, *, mode: Mode = "masked", rule: Rule | None = None) -> None:

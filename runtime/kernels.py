@@ -112,12 +112,11 @@ def fits(tensors: Sequence[Tensor]) -> bool:
     )
 
 
-def weighted_sum(values: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """sum_s weights[:, s] * values[s]; the values' elements are in one order, without gaps.
+def weighted_sum(values: Sequence[Tensor], weights: Tensor, total: Tensor) -> None:
+    """Writes sum_s weights[:, s] * values[s] to `total`; all in one order, without gaps.
 
-    Shape: S values (B, ...), weights (B or 1, S) -> (B, ...)
+    Shape: S values (B, ...), weights (B or 1, S), total (B, ...)
     """
-    total = torch.empty_like(values[0])
     name, _ = _TYPES[total.dtype]
     weights = weights.detach().float().contiguous()
     getattr(library(), f"sum_{name}")(
@@ -127,7 +126,6 @@ def weighted_sum(values: Sequence[Tensor], weights: Tensor) -> Tensor:
         ctypes.c_int64(len(values) if len(weights) > 1 else 0),
         torch.get_num_threads(),
     )
-    return total
 
 
 def dot_products(values: Sequence[Tensor], other: Tensor) -> Tensor:

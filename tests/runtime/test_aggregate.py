@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from runtime import kernels
-from runtime.aggregate import LearnedSum, RoutedSum, Sum, Tap, weighted_sum
+from runtime.aggregate import LearnedSum, RoutedSum, Sum, Tap, add_up, weighted_sum
 
 DEPTH = 4
 
@@ -400,7 +400,7 @@ class TestKernels:
         assert kernels.fits(values)
         tolerance = {"rtol": 2**-8, "atol": 2**-8} if dtype == torch.bfloat16 else {}
 
-        total = kernels.weighted_sum(values, weights)
+        total = add_up(values, weights)
         dots = kernels.dot_products(values, values[0])
 
         exact = products([value.double() for value in values], weights.double())
@@ -429,11 +429,11 @@ class TestKernels:
         values, weights = self.operands(torch.float32, torch.contiguous_format, 1)
         values[1][0, 0, 0, 0], values[2][1, 0, 0, 0] = torch.nan, torch.inf
 
-        total = kernels.weighted_sum(values, weights)
+        total = add_up(values, weights)
 
         assert total[0, 0, 0, 0].isnan()
         assert total[1, 0, 0, 0].isinf()
-        rounded = kernels.weighted_sum([value.bfloat16() for value in values], weights)
+        rounded = add_up([value.bfloat16() for value in values], weights)
         assert rounded[0, 0, 0, 0].isnan()
 
     def test_denormal_numbers_stay_on(self):
