@@ -64,7 +64,13 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     show_default=True,
     help="Of weights, order and augmentation.",
 )
-@click.option("--run", "folder", type=FOLDER, help="Run folder.  [default: runs/NAME-HASH]")
+@click.option(
+    "--run",
+    "--run-folder",
+    "folder",
+    type=FOLDER,
+    help="Run folder; torchrun lets the longer name through.  [default: runs/NAME-HASH]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--amp", type=click.Choice(["bf16"]), help="Automatic mixed precision.")
 @click.option("--channels-last", is_flag=True, help="Keep features in NHWC layout.")

@@ -410,7 +410,7 @@ def test_torchrun_trains_with_two_processes(call: Call) -> None:
         "6",
         "--device",
         "cpu",
-        "--run",
+        "--run-folder",
         "two",
         "--json",
     )
