@@ -45,6 +45,8 @@ class Gate(nn.Module):
         -> (B, N, node + 1)
     """
 
+    pinned: Tensor | None
+
     def __init__(
         self,
         node: int,
@@ -172,7 +174,7 @@ def inference(
     model: nn.Module, *, mode: Mode = "masked", rule: Rule | None = None
 ) -> Iterator[None]:
     """`set_inference` for the length of a `with` block."""
-    before = [(gate, gate.mode, gate.rule) for gate in gates(model)]
+    before: list[tuple[Gate, Mode, Rule]] = [(g, g.mode, g.rule) for g in gates(model)]
     set_inference(model, mode=mode, rule=rule)
     try:
         yield

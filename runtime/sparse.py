@@ -130,13 +130,13 @@ def _needed(nodes: Sequence[_Node], batch: int) -> Tensor | None:
     Shape: (B, N), or None where routers decide
     """
     found = [node.gate for node in nodes if node.gate is not None]
-    if any(gate.pinned is None for gate in found):
+    pinned = [gate.pinned for gate in found if gate.pinned is not None]
+    if len(pinned) < len(found):
         return None
-    device = found[0].pinned.device
-    needed = torch.zeros(batch, len(nodes), dtype=torch.bool, device=device)
+    needed = torch.zeros(batch, len(nodes), dtype=torch.bool, device=pinned[0].device)
     needed[:, -1] = True
-    for gate in reversed(found):
-        needed[:, gate.node] = ((gate.pinned != 0) & needed[:, gate.targets]).any(1)
+    for gate, routes in zip(reversed(found), reversed(pinned), strict=True):
+        needed[:, gate.node] = ((routes != 0) & needed[:, gate.targets]).any(1)
     return needed
 
 
