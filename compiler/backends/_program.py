@@ -13,7 +13,8 @@ from compiler.backends._excerpt import Excerpt
 from compiler.backends._forward import Forward, Run, number_of, part_of
 from compiler.backends._layers import Layers, constructor, looped_constructor
 from compiler.backends._layout import BODY, MARGIN, WIDTH, Code, call, flat, lay_out, literal
-from graphspec import NetworkGraph, Routed, StageGraph
+from graphspec import Fixed, NetworkGraph, Routed, StageGraph
+from runtime.aggregate import Sum
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,16 @@ def _loop_init(module: fx.GraphModule, run: Run, layers: Layers, excerpt: Excerp
         f'{MARGIN}    name = f"n{{index}}"',
     ]
     return [*head, *loop, *body]
+
+
+def drop_copies(module: fx.GraphModule) -> None:
+    """Lets the readers of a sum over one edge of weight 1 read that edge's source."""
+    for node in module.graph.find_nodes(op="call_module"):
+        layer = module.get_submodule(str(node.target))
+        if isinstance(layer, Sum) and layer.weights == (1.0,):
+            (value,) = node.args[0]
+            node.replace_all_uses_with(value)
+            module.graph.erase_node(node)
 
 
 def chain_of(module: fx.GraphModule) -> list[fx.Node] | None:
@@ -206,6 +217,11 @@ def _describe(stage: StageGraph, chain: Sequence[str]) -> list[str]:
         numbered = ", ".join(f"{index} {name}" for index, name in enumerate(names))
         lines += [f"Nodes: {numbered}", ""]
     inputs = ", ".join(_shape(node.in_shape) for node in stage.nodes[: len(stage.inputs)])
+    for index, node in enumerate(stage.nodes):
+        edges = stage.sources_of(index)
+        plain = len(edges) == 1 and edges[0].weights == Fixed() and node.aggregate != "concat"
+        if node.role == "block" and node.block is None and plain:
+            lines += [f"`{node.name}` is what `{names[edges[0].source]}` puts out.", ""]
     return [*lines, f"Shape: {inputs} -> {_shape(stage.nodes[-1].out_shape)}"]
 
 

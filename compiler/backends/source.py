@@ -16,12 +16,12 @@ from typing import ClassVar
 import torch
 from jinja2 import Environment, StrictUndefined
 from safetensors.torch import save_file
-from torch import fx, nn
+from torch import fx
 
 from compiler.backends._base import BACKENDS, Backend, EmitError
 from compiler.backends._excerpt import Excerpt
 from compiler.backends._layout import WIDTH
-from compiler.backends._program import network_class, stage_class
+from compiler.backends._program import drop_copies, network_class, stage_class
 from compiler.construction import construction_of
 from compiler.files import replacing
 from compiler.lower import lower
@@ -72,6 +72,8 @@ def render(graph: NetworkGraph, program: fx.GraphModule, spec_hash: str) -> str:
     stages = {stage.name: program.get_submodule(stage.name) for stage in graph.stages}
     # Copies come first: they keep their names, and the stages are named around them.
     for module in (program, *stages.values()):
+        assert isinstance(module, fx.GraphModule)
+        drop_copies(module)
         copy_classes(module, excerpt)
     excerpt.use("pathlib", "Path")
     excerpt.use("torch", "Tensor")
@@ -104,17 +106,16 @@ def check_names(graph: NetworkGraph) -> None:
     Raises:
         EmitError: naming the name.
     """
-    names = [graph.name]
+    variables: list[str] = []
     for stage in graph.stages:
-        names += [stage.name, *stage.inputs, *(node.name for node in stage.nodes)]
-    for name in names:
-        if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        variables += [stage.name, *stage.inputs, *(node.name for node in stage.nodes)]
+    for name in (graph.name, *variables):
+        if not _NAME.fullmatch(name) or (name in variables and keyword.iskeyword(name)):
             raise EmitError(f"{name!r} is no name for Python code; use a-z, 0-9 and _")
 
 
-def copy_classes(module: nn.Module, excerpt: Excerpt) -> None:
+def copy_classes(module: fx.GraphModule, excerpt: Excerpt) -> None:
     """Takes in the classes of all layers that a program calls."""
-    assert isinstance(module, fx.GraphModule)
     for node in module.graph.find_nodes(op="call_module"):
         construction = construction_of(module.get_submodule(str(node.target)))
         if construction is not None:
