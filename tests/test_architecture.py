@@ -17,7 +17,7 @@ PACKAGES = {
     "compiler": {"backends", "cli", "drawing", "fx_passes", "passes"},
     "runtime": {"blocks", "heads", "routers", "stems", "training"},
 }
-MAX_LINES = {"graphspec": 600, "compiler": 600, "runtime": 600, "tests": 700, ".ci": 100}
+MAX_LINES = {"graphspec": 600, "compiler": 600, "runtime": 600, "tests": 800, ".ci": 100}
 PYTHON_FILES = sorted(
     path.relative_to(ROOT)
     for top in (*PACKAGES, "tests", ".ci")
