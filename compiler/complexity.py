@@ -8,6 +8,7 @@ written, are ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -88,11 +89,11 @@ def count(network: NetworkSpec | NetworkGraph) -> Complexity:
 def _rows(graph: NetworkGraph, model: fx.GraphModule, x: Tensor) -> list[Cost]:
     activations: dict[str, int] = {}
 
-    def record(name: str, output: Tensor) -> None:
+    def record(name: str, _module: nn.Module, _input: object, output: Tensor) -> None:
         activations[name] = output.numel()
 
     hooks = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: record(name, output))
+        module.register_forward_hook(partial(record, name))
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
+from os import PathLike, fspath
 
 import torch
 from torch import fx
@@ -34,7 +34,7 @@ def compile(
         torch.Size([2, 10])
     """
     if not isinstance(spec, NetworkSpec):
-        spec = load(spec)
+        spec = load(fspath(spec))
     graph, _ = analyze(spec, passes=passes)
     with torch.device(device if device is not None else torch.get_default_device()):
         return lower(graph)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -110,7 +111,8 @@ def lower_stage(stage: StageGraph) -> fx.GraphModule:
     module = fx.GraphModule(root, program, class_name=_class_name(stage.name))
     # Of all that a GraphModule holds, only the modules that its graph calls outlive both
     # pickle and deepcopy; the output node's sum is in every stage.
-    module.get_submodule("aggregate.output").wiring = _wiring(stage, root)
+    output_sum: Any = module.get_submodule("aggregate.output")
+    output_sum.wiring = _wiring(stage, root)
     return module
 
 

@@ -31,7 +31,9 @@ class StaticAdjacency(nn.Module):
     Shape: (B, C, H, W) -> (1, N, N)
     """
 
-    def __init__(self, rows: Sequence[tuple[int, tuple[int, ...], nn.Module | None]], size: int) -> None:
+    def __init__(
+        self, rows: Sequence[tuple[int, tuple[int, ...], nn.Module | None]], size: int
+    ) -> None:
         super().__init__()
         # In a tuple, so that the aggregations do not count as children here as well.
         self._rows = tuple((target, sources, (module,)) for target, sources, module in rows)

@@ -54,12 +54,12 @@ def run_stage(
         if node.block is not None:
             x = stage.get_submodule(node.name)(x)
         removed = torch.zeros(batch, dtype=torch.bool)
-        if mode == "masked" and node.role == "block" and any(
-            isinstance(e.weights, Routed) for e in edges
+        if (
+            mode == "masked"
+            and node.role == "block"
+            and any(isinstance(e.weights, Routed) for e in edges)
         ):
-            removed = torch.stack(
-                [_closed(run, e, index, batch) for e in edges]
-            ).all(dim=0)
+            removed = torch.stack([_closed(run, e, index, batch) for e in edges]).all(dim=0)
             x = torch.where(removed.reshape(-1, 1, 1, 1), torch.zeros_like(x), x)
         run.removed[index] = removed
         run.outputs[index] = x
@@ -101,9 +101,7 @@ def _weigh(graph, stage, index, x, run, receivers, mode, rule) -> None:
         if receivers:
             raw = stage.get_submodule(f"gate.{graph.nodes[index].name}").weight[position]
         else:
-            others = [
-                s for s in graph.sources_of(e.target) if isinstance(s.weights, Learned)
-            ]
+            others = [s for s in graph.sources_of(e.target) if isinstance(s.weights, Learned)]
             name = f"aggregate.{graph.nodes[e.target].name}"
             raw = stage.get_submodule(name).weight[[s.source for s in others].index(index)]
         if e.weights.function == "sigmoid":

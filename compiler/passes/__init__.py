@@ -23,9 +23,7 @@ PIPELINE = ("resolve-blocks", "prune-dead-nodes", "infer-shapes", "place-routers
 """Every network goes through these passes, in this order."""
 
 
-def run(
-    graph: NetworkGraph, report: Report, *, passes: Sequence[str] = PIPELINE
-) -> NetworkGraph:
+def run(graph: NetworkGraph, report: Report, *, passes: Sequence[str] = PIPELINE) -> NetworkGraph:
     """The graph after `passes`; stops after the first pass that reports an error.
 
     Raises:

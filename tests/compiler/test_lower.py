@@ -167,9 +167,10 @@ def test_names_are_those_of_the_spec():
     keys = set(model.state_dict())
     assert {"stem.conv.weight", "layer1.n2.conv.weight", "layer1.router.n2.fc.bias"} <= keys
     assert {"layer1.threshold", "layer2.aggregate.n3.weight", "head.fc.weight"} <= keys
-    called = {node.name for node in model.layer1.graph.nodes if node.op == "call_module"}
+    calls = dict(stages(model))["layer1"].graph.find_nodes(op="call_module")
+    called = {node.name for node in calls}
     assert {"input_node", "n1", "router_n1", "gate_n1", "aggregate_n1"} <= called
-    origins = {str(node.meta["graphc"]) for node in model.layer1.graph.find_nodes(op="call_module")}
+    origins = {str(node.meta["graphc"]) for node in calls}
     assert origins == {f"layer1.{name}" for name in ("input", "n1", "n2", "n3", "output")}
 
 
