@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -399,7 +399,7 @@ def _device_name(device: torch.device) -> str:
 
 
 @contextmanager
-def _locked(folder: Path, processes: Processes) -> Iterator[None]:
+def _locked(folder: Path, processes: Processes) -> Generator[None]:
     """Keeps a second training command out of the folder; a killed one leaves no lock behind."""
     if not processes.is_first:
         yield

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from compiler.cli._arguments import json_option
+from compiler.cli._failures import failure
 from compiler.cli._output import print_json
 
 EPILOG = """\b
@@ -61,9 +62,7 @@ def command(
     try:
         result = evaluate_run(run, data=data, data_dir=data_dir, device=device, workers=workers)
     except TrainingError as error:
-        exception = click.ClickException(str(error))
-        exception.exit_code = 2
-        raise exception from error
+        raise failure(error) from error
     if as_json:
         print_json(result)
     else:

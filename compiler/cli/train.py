@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from compiler.cli._arguments import json_option, read_graph, set_option, spec_argument
+from compiler.cli._failures import failure
 from compiler.cli._output import print_json
 from compiler.cli._progress import TrainingProgress
 
 if TYPE_CHECKING:
     from compiler.training import Outcome
     from graphspec import NetworkGraph, NetworkSpec
-    from runtime.training.errors import TrainingError
     from runtime.training.recipe import Recipe
 
 EPILOG = """\b
@@ -173,18 +173,6 @@ def command(
         found = f"test accuracy {outcome.accuracy:.4f} is below {goal_accuracy}"
         click.echo(f"goal missed: {found}", err=True)
         raise click.exceptions.Exit(1)
-
-
-def failure(error: TrainingError, folder: Path) -> click.ClickException:
-    """What the user reads when training stops, with the exit code for it."""
-    from runtime.training.checkpoint import checkpoints
-    from runtime.training.errors import DivergedError
-
-    kept = checkpoints(folder / "checkpoint")
-    note = f"\nlast good checkpoint: {kept[0]}; the same command goes on from it" if kept else ""
-    exception = click.ClickException(f"{error}{note}")
-    exception.exit_code = 1 if isinstance(error, DivergedError) else 2
-    return exception
 
 
 def _arrange_threads(graph: NetworkGraph, batch_size: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ class DropEdge:
             raise RecipeError("drop_edge", "has no effect: no node sums more than one edge")
 
     @contextmanager
-    def step(self, seed: int) -> Iterator[None]:
+    def step(self, seed: int) -> Generator[None]:
         """One training step; equal seeds drop the same edge in every process."""
         rng = random.Random(seed)
         if rng.random() >= self.probability:

@@ -24,7 +24,7 @@ from runtime.training.batches import Batch, TrainingBatches, derive_seed
 from runtime.training.checkpoint import load_checkpoint, save_checkpoint
 from runtime.training.drop_edge import DropEdge
 from runtime.training.errors import DivergedError, StorageError
-from runtime.training.evaluation import evaluate
+from runtime.training.evaluation import BATCH_NORMS, evaluate
 from runtime.training.finite import describe, first_cause
 from runtime.training.processes import Processes
 from runtime.training.recipe import Recipe, RecipeError
@@ -83,8 +83,9 @@ class Engine:
         self.recipe, self.batches, self.test_batches = recipe, batches, test_batches
         self.folder, self.observer, self.identity = folder, observer, identity
         self.processes, self.execution = processes, execution
-        layout = torch.channels_last if execution.channels_last else torch.preserve_format
-        self.model = model.to(processes.device, memory_format=layout)
+        self.model = model.to(processes.device)
+        if execution.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
         self.averaged = _averaged(self.model, recipe)
         self.optimizer = make_optimizer(self.model, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, batches.steps_per_epoch)
@@ -164,7 +165,7 @@ class Engine:
         self._loss_sum += loss
         self.observer.on_step(self.step, loss)
 
-    def _loss(self, forward: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
         if self.execution.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with self.execution.autocast(self.processes.device):
@@ -203,7 +204,7 @@ class Engine:
             "train_loss": self._loss_sum / per_epoch,
             "test_loss": test["loss"],
             "test_accuracy": test["accuracy"],
-            "lr": self.scheduler.get_last_lr()[0],
+            "lr": float(self.scheduler.get_last_lr()[0]),
             "seconds": round(self.seconds, 3),
         }
         self._loss_sum = 0.0
@@ -280,7 +281,7 @@ def parameter_groups(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]
     """
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, BATCH_NORMS):
                 group = "norm"
             elif name == "bias":
                 group = "bias"

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from runtime.training.batches import Batch
 from runtime.training.processes import Processes
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], processes: Processes) -> dict[str, float]:
@@ -38,7 +39,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> None:
     torch's `update_bn` would switch the whole network to training, and with it the weights
     of routed edges; here only the batch norms learn.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     momenta = [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:

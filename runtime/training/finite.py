@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,7 +53,7 @@ def describe(where: str, what: str) -> str:
 
 
 @contextmanager
-def _first_not_finite(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
+def _first_not_finite(model: nn.Module) -> Generator[list[tuple[str, str]]]:
     """Collects (module, what), in the order in which it happens, forward and backward."""
     found: list[tuple[str, str]] = []
 

@@ -88,6 +88,7 @@ def join(device: str = "auto") -> Processes:
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu")
+        assert state.device is not None
         return Processes(state.device, state.process_index, state.num_processes)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,7 +10,6 @@ import random
 import signal
 import socket
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -667,7 +666,7 @@ def test_a_missing_torchvision_set_says_where_it_was_looked_for(tmp_path: Path) 
 
 
 @pytest.fixture
-def image_folder(tmp_path: Path) -> Iterator[Path]:
+def image_folder(tmp_path: Path) -> Path:
     from PIL import Image
 
     rng = np.random.default_rng(0)
