@@ -82,6 +82,29 @@ for module in pkgutil.walk_packages(runtime.__path__, "runtime."):
     assert done.returncode == 0, done.stderr
 
 
+def test_saved_network_runs_with_the_runtime_alone(tmp_path: Path):
+    import torch
+
+    from compiler import compile
+
+    torch.manual_seed(0)
+    model = compile(ROOT / "examples" / "dgnet_tiny.yaml").eval()
+    x = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.save((model, x, model(x)), tmp_path / "model.pt")
+    code = """
+import sys
+for name in ("graphspec", "compiler"):
+    sys.modules[name] = None
+import torch
+model, x, wanted = torch.load(sys.argv[1], weights_only=False)
+with torch.inference_mode():
+    torch.testing.assert_close(model(x), wanted)
+"""
+    done = run_python(code, str(tmp_path / "model.pt"))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_folders(package: str):
     found = {
