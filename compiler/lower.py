@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.overrides import TorchFunctionMode
 
 from compiler import catalog
 from compiler.construction import construct
@@ -42,6 +44,32 @@ def lower(graph: NetworkGraph) -> fx.GraphModule:
 
     Shape: the result maps (B, C, H, W) images to (B, num_classes) logits
     """
+    if torch.get_default_device().type == "meta":
+        with _NoDraws():
+            return _lower(graph)
+    return _lower(graph)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Skips the drawing of weights that do not exist: torch would load its compiler for that."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+_DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_}
+
+
+def _lower(graph: NetworkGraph) -> fx.GraphModule:
     root = nn.Module()
     program = fx.Graph()
     values: dict[str, fx.Node] = {"stem": program.placeholder("x")}

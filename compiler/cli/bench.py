@@ -1,0 +1,194 @@
+"""`graphc bench`: time and memory of a network beside another's, in one process."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from compiler.cli._arguments import json_option, read_graph, set_option, spec_argument
+from compiler.cli._output import print_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from compiler.measure import Comparison, Contender
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  graphc bench my.yaml --train --batch 8
+  graphc bench examples/resnet50.yaml --against torchvision:resnet50 --train
+  graphc bench examples/dgnet_resnet50.yaml --against examples/resnet50.yaml --train
+  graphc bench examples/dgnet_resnet50.yaml --mode sparse --close 0.5 --against masked --batch 32
+  graphc bench examples/randwire_ws_small.yaml --against products --train
+"""
+)
+@spec_argument
+@set_option
+@click.option(
+    "--against",
+    metavar="OTHER",
+    help=(
+        "A spec, torchvision:NAME, or this network again: soft, masked, sparse; "
+        "products (each weighted sum a product and an addition an edge)."
+    ),
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, ...")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--train/--infer", "is_training", default=False, help="What is timed. [infer]")
+@click.option(
+    "--mode",
+    type=click.Choice(["soft", "masked", "sparse"]),
+    default="masked",
+    show_default=True,
+    help="Inference with routed edges.",
+)
+@click.option(
+    "--close",
+    type=click.FloatRange(0, 1),
+    help="Close each block for this share of samples, at random.",
+)
+@click.option("--fold", is_flag=True, help="Fold batch norms first (inference).")
+@click.option("--compile", "is_compiled", is_flag=True, help="Through torch.compile, both.")
+@click.option("--channels-last", "is_channels_last", is_flag=True, help="NHWC in memory, both.")
+@click.option("--rounds", default=9, show_default=True, type=click.IntRange(1))
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [torch's choice]")
+@json_option
+def command(spec: str, as_json: bool, **options: Any) -> None:
+    """Times the network of SPEC, and OTHER in turns with it.
+
+    Times are medians over the rounds, ratios the median of the rounds' ratios. Memory is that
+    of the weights and the most that one step holds besides. MACs count what is alive.
+    """
+    comparison, where = _run(spec, **options)
+    if as_json:
+        first, *others = [vars(measured) for measured in comparison.measured]
+        content: dict[str, Any] = {
+            "spec": spec,
+            **{key: value for key, value in options.items() if value not in (None, ())},
+            "machine": where,
+            "measured": first,
+        }
+        if others:
+            content |= {"against_measured": others[0], "ratio": comparison.ratio}
+        print_json(content)
+        return
+    click.echo(_text(comparison))
+
+
+def _run(
+    spec: str, *, overrides: tuple[str, ...], device: str, threads: int | None, **options: Any
+) -> tuple[Comparison, dict[str, Any]]:
+    loaded, _ = read_graph(spec, overrides)
+    # Memory is measured by torch's profiler, which talks on stderr unless told before import.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+    import torch
+
+    from compiler.measure import compare, machine
+
+    if threads:
+        torch.set_num_threads(threads)
+    place = torch.device(device)
+    torch.manual_seed(loaded.seed)
+    images = torch.randn(options["batch"], *loaded.input_shape, device=place)
+    if options["is_channels_last"]:
+        images = images.to(memory_format=torch.channels_last)
+    against: str | None = options["against"]
+    contenders = [_contender(spec, overrides, options["mode"], images, options)]
+    if against in ("soft", "masked", "sparse", "products"):
+        contenders.append(_contender(spec, overrides, against, images, options))
+    elif against and against.startswith("torchvision:"):
+        contenders.append(_torchvision(against, loaded.head.num_classes, images, options))
+    elif against:
+        contenders.append(_contender(against, overrides, "masked", images, options))
+    return compare(contenders, rounds=options["rounds"], device=place), machine(place)
+
+
+def _contender(
+    file: str, overrides: tuple[str, ...], mode: str, images: Tensor, options: dict[str, Any]
+) -> Contender:
+    """A network of ours, ready to be timed in one of its modes."""
+    import torch
+
+    from compiler.fx_passes import fold_batch_norm
+    from compiler.lower import lower
+    from compiler.measure import close_nodes, living_macs, with_products
+    from runtime.gating import set_inference
+    from runtime.sparse import sparse
+
+    _, graph = read_graph(file, overrides)
+    torch.manual_seed(0)
+    with images.device:
+        model = lower(graph)
+    model.train(options["is_training"])
+    if options["close"] is not None:
+        close_nodes(model, options["close"], len(images), seed=0)
+    set_inference(model, mode="soft" if mode == "soft" else "masked")
+    macs = living_macs(graph, model.eval(), images)
+    model.train(options["is_training"])
+    if options["fold"] and not options["is_training"]:
+        model = fold_batch_norm(model)
+    if mode == "products":
+        model = with_products(model)
+    if mode == "sparse":
+        model = sparse(model)
+    return _ready(f"{file} ({mode})", model, graph.num_classes, images, options, macs)
+
+
+def _torchvision(name: str, num_classes: int, images: Tensor, options: dict[str, Any]) -> Contender:
+    import torch
+    from torchvision.models import get_model
+
+    from compiler.measure import macs_of
+
+    torch.manual_seed(0)
+    with images.device:
+        model = get_model(name.removeprefix("torchvision:"), weights=None, num_classes=num_classes)
+    macs = macs_of(model.eval(), images)
+    return _ready(name, model, num_classes, images, options, macs)
+
+
+def _ready(
+    name: str,
+    model: torch.nn.Module,
+    num_classes: int,
+    images: Tensor,
+    options: dict[str, Any],
+    macs: int,
+) -> Contender:
+    import torch
+
+    from compiler.measure import Contender, inference_step, train_step
+
+    model.train(options["is_training"])
+    if options["is_channels_last"]:
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    runs = torch.compile(model) if options["is_compiled"] else model
+    if options["is_training"]:
+        return Contender(name, model, train_step(runs, images, num_classes), macs)
+    return Contender(name, model, inference_step(runs, images), macs)
+
+
+def _text(comparison: Comparison) -> str:
+    """A line a network, and one of ratios."""
+    width = max(len(measured.name) for measured in comparison.measured)
+    lines = [f"{'':{width}}  {'time ms':>10} {'CPU ms':>10} {'memory MB':>10} {'MMACs':>10}"]
+    for measured in comparison.measured:
+        macs = "" if measured.macs is None else f"{measured.macs / 1e6:.1f}"
+        lines.append(
+            f"{measured.name:{width}}  {measured.time_ms:10.2f} {measured.cpu_time_ms:10.2f} "
+            f"{measured.memory_mb:10.1f} {macs:>10}"
+        )
+    ratio = comparison.ratio
+    if ratio:
+        macs = f"{ratio['macs']:.3f}" if "macs" in ratio else ""
+        lines.append(
+            f"{'ratio':{width}}  {ratio['time']:10.3f} {ratio['cpu_time']:10.3f} "
+            f"{ratio['memory']:10.3f} {macs:>10}"
+        )
+    return "\n".join(lines)
