@@ -83,6 +83,7 @@ class Excerpt:
     taken: set[str] = field(default_factory=set[str])
     _names: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     _used: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    _marked: dict[str, set[int]] | None = None
     _imports: dict[Import, None] = field(default_factory=dict[Import, None])
 
     def add(self, definition: type | Callable[..., Any]) -> str:
@@ -125,14 +126,21 @@ class Excerpt:
                 names.setdefault(imported.module, set()).add((imported.name, imported.alias))
         return import_lines(modules, names)
 
-    def definitions(self) -> list[str]:
-        """The copied texts, each after what it needs; constants that follow each other together."""
+    def mark(self) -> None:
+        """Ends the first part of `definitions`."""
+        self._marked = {name: set(indices) for name, indices in self._used.items()}
+
+    def definitions(self, *, after_mark: bool = False) -> list[str]:
+        """The copied texts of one part, each after what it needs."""
         texts: list[str] = []
         was_simple = False
         for name in self._order():
             module = read_module(name)
             was_simple = False
+            marked = self._used[name] if self._marked is None else self._marked.get(name, set())
             for index in sorted(self._used[name]):
+                if (index not in marked) is not after_mark:
+                    continue
                 statement = module.statements[index]
                 text = _rename(statement.text, self._renamings(module, statement))
                 if was_simple and statement.is_simple:

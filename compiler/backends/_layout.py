@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import math
+import re
 import sys
 import tokenize
 from collections.abc import Iterable, Sequence
@@ -70,11 +71,12 @@ def lay_out(code: Code, *, indent: int = 0, prefix: str = "", suffix: str = "") 
         return [whole]
     lines = [margin + prefix + code.head]
     inside = margin + _INDENT + ", ".join(map(flat, code.items))
-    if fits(inside) and code.close.startswith(")") and not code.head.endswith(("=(", " (")):
+    is_call = code.close.startswith(")") and re.search(r"[\w\])]\($", code.head)
+    if fits(inside) and is_call:
         lines.append(inside)
     else:
         # The formatter gives a call's only argument no comma.
-        alone = len(code.items) == 1 and code.close.startswith(")")
+        alone = len(code.items) == 1 and is_call
         for item in code.items:
             lines += lay_out(item, indent=indent + 1, suffix="" if alone else ",")
     return [*lines, margin + code.close + suffix]

@@ -20,13 +20,15 @@ from torch import fx
 
 from compiler.backends._base import BACKENDS, Backend, EmitError
 from compiler.backends._excerpt import Excerpt
-from compiler.backends._layout import WIDTH
+from compiler.backends._layout import WIDTH, lay_out, literal
 from compiler.backends._program import drop_copies, network_class, stage_class
 from compiler.construction import construction_of
 from compiler.files import replacing
 from compiler.lower import lower
 from graphspec import NetworkGraph, NetworkSpec, content_hash
-from runtime.gating import Gate, set_inference
+from runtime.gating import Gate, gates, set_inference
+from runtime.outputs import Wiring
+from runtime.sparse import SparseStage
 
 SOURCE_FILE = "network.py"
 WEIGHTS_FILE = "weights.safetensors"
@@ -68,13 +70,21 @@ def render(graph: NetworkGraph, program: fx.GraphModule, spec_hash: str) -> str:
         EmitError: when a block needs more than torch.
     """
     check_names(graph)
-    excerpt = Excerpt(taken={"WEIGHTS", "load"})
+    excerpt = Excerpt(taken={"WEIGHTS", "load", "use_sparse"})
     stages = {stage.name: program.get_submodule(stage.name) for stage in graph.stages}
     # Copies come first: they keep their names, and the stages are named around them.
     for module in (program, *stages.values()):
         assert isinstance(module, fx.GraphModule)
         drop_copies(module)
         copy_classes(module, excerpt)
+    excerpt.mark()
+    routed = [name for name, stage in stages.items() if any(gates(stage))]
+    sparse: list[dict[str, str | list[str]]] = []
+    if routed:
+        excerpt.use("typing", "Any")
+        names = {"stage": excerpt.add(SparseStage), "wiring": excerpt.add(Wiring)}
+        loop = lay_out(literal(tuple(routed)), indent=1, prefix="for name in ", suffix=":")
+        sparse.append({"loop": loop, **names})
     excerpt.use("pathlib", "Path")
     excerpt.use("torch", "Tensor")
     excerpt.use("torch", "nn")
@@ -95,6 +105,8 @@ def render(graph: NetworkGraph, program: fx.GraphModule, spec_hash: str) -> str:
         imports=excerpt.imports(),
         definitions=excerpt.definitions(),
         classes=classes,
+        sparse=sparse,
+        sparse_definitions=excerpt.definitions(after_mark=True),
         network=network,
         weights=WEIGHTS_FILE,
     )
@@ -140,7 +152,8 @@ def docstring(graph: NetworkGraph, spec_hash: str) -> list[str]:
     if routed:
         text += (
             " In routed stages, `adjacency[b, j, i]` is the weight of the edge from node i to node "
-            "j for image b; `set_inference` says how edges are closed in eval mode."
+            "j for image b; `set_inference` says how edges are closed in eval mode, `use_sparse` "
+            "skips what is closed."
         )
     return [
         f'"""The network `{graph.name}`, written by graphc; it needs torch alone.',

@@ -56,7 +56,9 @@ def find_faults(folder: Path) -> list[str]:
             module.set_inference(network, mode=mode)
         torch.manual_seed(5)
         outputs = network(x)
-        grads = torch.autograd.grad(outputs.square().sum(), list(network.parameters()))
+        grads = torch.autograd.grad(
+            outputs.square().sum(), list(network.parameters()), materialize_grads=True
+        )
         pairs = [("outputs", outputs, run["outputs"])]
         names = [name for name, _ in network.named_parameters()]
         pairs += zip(names, grads, run["grads"], strict=True)
@@ -65,7 +67,24 @@ def find_faults(folder: Path) -> list[str]:
             if not torch.allclose(ours / scale, theirs / scale, rtol=1e-6, atol=1e-6):
                 faults.append(f"{mode}: {name} differs by {(ours - theirs).abs().max():.2e}")
     network.load_state_dict(expected["state"])
+    if hasattr(module, "use_sparse"):
+        faults += compare_sparse(module, network, x)
     return faults + train(network, x)
+
+
+def compare_sparse(module, network, x) -> list[str]:
+    """Skipping changes no output and no name."""
+    network.eval()
+    module.set_inference(network, mode="masked")
+    keys = list(network.state_dict())
+    with torch.inference_mode():
+        expected = network(x)
+        module.use_sparse(network)
+        outputs = network(x)
+    faults = [] if list(network.state_dict()) == keys else ["sparse: state_dict keys differ"]
+    if not torch.allclose(outputs, expected, rtol=1e-6, atol=1e-6):
+        faults.append(f"sparse: outputs differ by {(outputs - expected).abs().max():.2e}")
+    return faults
 
 
 def train(network, x) -> list[str]:
