@@ -40,6 +40,8 @@ class Recipe:
     ema_decay: float | None = None
     clip_norm: float | None = None
     drop_edge: float = 0.0
+    mac_budget: float | None = None
+    mac_budget_weight: float = 10.0
     crop_padding: int = 0
     resized_crop: bool = False
     horizontal_flip: bool = False
@@ -101,6 +103,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "ema_decay": (0, 1),
     "clip_norm": (1e-12, 1e12),
     "drop_edge": (0, 1),
+    "mac_budget": (0, 1),
+    "mac_budget_weight": (0, 1e6),
     "crop_padding": (0, 1024),
 }
 

@@ -398,6 +398,42 @@ def test_training_does_not_change_the_spec_that_a_run_stands_for(call: Call) -> 
     assert load(folder / "spec.resolved.yaml").name == "small"
 
 
+FULL_DISK = """
+mkdir run && mount -t tmpfs -o size=88k none run || exit 1
+echo tmpfs is there
+{graphc} || echo "exit $?"
+ls run/checkpoint
+mount -o remount,size=10m run
+{graphc}
+"""
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_goes_on_once_there_is_room(call: Call) -> None:
+    arguments = ("train", "small.yaml", *FAST, "--run", "run", "--checkpoint-seconds", "0")
+    command = [sys.executable, "-c", "'import compiler.cli as c; exit(c.main())'", *arguments]
+    script = FULL_DISK.format(graphc=" ".join(command))
+    finished = subprocess.run(
+        [*"unshare --user --map-root-user --mount sh -c".split(), script],
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "tmpfs is there" not in finished.stdout:
+        pytest.skip(f"no tmpfs of our own here: {finished.stderr.splitlines()[-1]}")
+    _, whole, _ = call("train", "small.yaml", *FAST, "--run", "whole")
+
+    lines = finished.stdout.splitlines()
+    assert lines[1] == "exit 2"
+    assert re.search(
+        r"cannot write run/checkpoint/step-\d+\.pt .*the disk is full", finished.stderr
+    )
+    assert f"last good checkpoint: run/checkpoint/{lines[-2]}" in finished.stderr
+    assert f"going on from step {int(lines[-2][5:14])}" in finished.stderr
+    assert whole.split("accuracy")[1].split(",")[0] == lines[-1].split("accuracy")[1].split(",")[0]
+
+
 @pytest.mark.slow
 def test_torchrun_trains_with_two_processes(call: Call) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
