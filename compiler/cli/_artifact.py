@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,19 @@ SCHEMA_VERSION = 1
 
 
 def write_artifact(
-    spec: NetworkSpec, graph: NetworkGraph, folder: Path, manifest_name: str
+    spec: NetworkSpec,
+    graph: NetworkGraph,
+    folder: Path,
+    manifest_name: str,
+    backends: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Writes the folder, replacing an earlier one; returns its manifest."""
+    """Writes the folder, replacing an earlier one; returns its manifest.
+
+    `backends` add what they write. Initial weights are drawn under the spec's seed.
+
+    Raises:
+        EmitError: a backend cannot write this network.
+    """
     with torch.device("meta"):
         model = lower(graph)
     complexity = count(graph)
@@ -50,9 +61,24 @@ def write_artifact(
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in contents.items()
         },
     }
-    contents[manifest_name] = json_text({"schema_version": SCHEMA_VERSION, **manifest})
     with replacing(folder) as temporary:
         temporary.mkdir()
+        for path in _emit(spec, graph, temporary, backends):
+            manifest["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        contents[manifest_name] = json_text({"schema_version": SCHEMA_VERSION, **manifest})
         for name, text in contents.items():
             (temporary / name).write_text(text, encoding="utf-8")
     return manifest
+
+
+def _emit(
+    spec: NetworkSpec, graph: NetworkGraph, folder: Path, backends: Sequence[str]
+) -> list[Path]:
+    if not backends:
+        return []
+    from compiler.backends import BACKENDS
+
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(spec.seed)
+        model = lower(graph)
+    return [path for name in backends for path in BACKENDS[name]().emit(spec, graph, model, folder)]

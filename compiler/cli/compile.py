@@ -33,20 +33,38 @@ Files:
 \b
 Example:
   graphc compile my.yaml -o build/my
+  graphc compile my.yaml --emit source -o build/my
 """
 )
 @spec_argument
 @set_option
 @output_option("DIR", "Folder to write; may replace an earlier output.")
+@click.option(
+    "--emit",
+    "backends",
+    multiple=True,
+    type=click.Choice(["source"]),
+    help="Also write network.py, which needs torch alone, and its initial weights.",
+)
 @json_option
-def command(spec: str, overrides: tuple[str, ...], output: Path, as_json: bool) -> None:
+def command(
+    spec: str,
+    overrides: tuple[str, ...],
+    output: Path,
+    backends: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Compiles SPEC and writes what came out to DIR, all of it or nothing."""
     check_output_folder(output, MANIFEST)
     loaded, graph = read_graph(spec, overrides)
 
+    from compiler.backends import EmitError
     from compiler.cli._artifact import write_artifact
 
-    manifest = write_artifact(loaded, graph, output, MANIFEST)
+    try:
+        manifest = write_artifact(loaded, graph, output, MANIFEST, backends)
+    except EmitError as failure:
+        raise click.ClickException(str(failure)) from failure
     if as_json:
         print_json({"output": str(output), **manifest})
         return

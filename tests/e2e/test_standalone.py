@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 import graphspec
 from compiler import analyze, compile
 from compiler.backends import BACKENDS
+from compiler.cli import main
 from runtime.gating import gates, inference
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +118,19 @@ def test_weights_beside_the_source_load(small):
 
     for name, tensor in network["load"]().double().state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_compile_emits_source(tmp_path, capsys):
+    spec = str(ROOT / "examples" / "hand_drawn.yaml")
+    for folder in ("first", "second"):
+        assert main(["compile", spec, "--emit", "source", "-o", str(tmp_path / folder)]) == 0
+    manifest = json.loads((tmp_path / "first" / "manifest.json").read_text())
+
+    assert str(tmp_path / "first" / "network.py") in capsys.readouterr().out.splitlines()
+    for name in ("network.py", "weights.safetensors"):
+        content = (tmp_path / "first" / name).read_bytes()
+        assert content == (tmp_path / "second" / name).read_bytes()
+        assert manifest["files"][name] == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.slow
