@@ -214,7 +214,8 @@ def explanation(results: Results) -> list[str]:
     if unsure:
         listed = ", ".join(f"`{name}`" for name in unsure)
         lines.append(
-            f"Not told apart from `{first}` by these seeds (paired t-test, 5 %, two-sided): {listed}."
+            f"Not told apart from `{first}` by these seeds (paired t-test, two-sided, 5 %): "
+            f"{listed}."
         )
     return lines
 

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import platform
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,11 +22,13 @@ from torch import fx, nn
 
 from compiler.analysis import analyze
 from compiler.driver import compile
+from compiler.mac_share import node_macs
 from compiler.recipes import dump_recipe, load_recipe
 from graphspec import NetworkSpec, Report, content_hash, dump, load, resolve
 from runtime.gating import gates, inference, set_inference
 from runtime.training.arrays import ArrayDataset
 from runtime.training.batches import Dataset, Share
+from runtime.training.budget import MacBudget
 from runtime.training.checkpoint import save_weights, write_atomically, write_metrics
 from runtime.training.engine import PLAIN, Engine, Execution, Observer, Record
 from runtime.training.errors import StorageError
@@ -170,6 +172,7 @@ class _Run:
             identity=self.job.identity,
             processes=self.processes,
             execution=self.execution,
+            budget=self._budget(model),
         )
         history = engine.fit()
         accuracy = history[-1]["test_accuracy"]
@@ -182,6 +185,13 @@ class _Run:
         if self.processes.is_first:
             self._write_result(engine, accuracy, seconds)
         return Outcome(self.folder, accuracy, history, seconds, trained=True)
+
+    def _budget(self, model: fx.GraphModule) -> Callable[[], MacBudget] | None:
+        target, weight = self.job.recipe.mac_budget, self.job.recipe.mac_budget_weight
+        if target is None:
+            return None
+        macs, total = node_macs(self.job.spec)
+        return lambda: MacBudget(model, macs, total, target=target, weight=weight)
 
     def _test_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         device, rank, world = self.processes.device, self.processes.rank, self.processes.world

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from runtime.training.batches import Batch, TrainingBatches, derive_seed
+from runtime.training.budget import MacBudget
 from runtime.training.checkpoint import load_checkpoint, save_checkpoint
 from runtime.training.drop_edge import DropEdge
 from runtime.training.errors import DivergedError, StorageError
@@ -79,6 +80,7 @@ class Engine:
         identity: str,
         processes: Processes,
         execution: Execution = PLAIN,
+        budget: Callable[[], MacBudget] | None = None,
     ) -> None:
         self.recipe, self.batches, self.test_batches = recipe, batches, test_batches
         self.folder, self.observer, self.identity = folder, observer, identity
@@ -100,6 +102,10 @@ class Engine:
             raise RecipeError(
                 "drop_edge", "changes the network between steps; not for torch.compile"
             )
+        # Made here, after the averaged copy: it listens to the gates of the network itself.
+        self._budget = budget() if budget else None
+        if budget and execution.torch_compile:
+            raise RecipeError("mac_budget", "listens to gates at each step; not for torch.compile")
         self._parallel = processes.wrap(self.model)
         self._forward = torch.compile(self._parallel) if execution.torch_compile else self._parallel
         self._criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
@@ -169,7 +175,8 @@ class Engine:
         if self.execution.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with self.execution.autocast(self.processes.device):
-            return self._criterion(forward(images).float(), labels)
+            loss = self._criterion(forward(images).float(), labels)
+        return loss if self._budget is None else loss + self._budget.loss()
 
     def _synchronized(self, *, is_last: bool) -> AbstractContextManager[Any]:
         """Gradients of all but the last micro-batch are added up without being exchanged."""
