@@ -101,7 +101,7 @@ def render(graph: NetworkGraph, program: fx.GraphModule, spec_hash: str) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        docstring=docstring(graph, spec_hash),
+        docstring=docstring(graph, network, spec_hash),
         imports=excerpt.imports(),
         definitions=excerpt.definitions(),
         classes=classes,
@@ -141,13 +141,15 @@ def class_name(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def docstring(graph: NetworkGraph, spec_hash: str) -> list[str]:
+def docstring(graph: NetworkGraph, network: str, spec_hash: str) -> list[str]:
     """The lines of the file's docstring."""
     channels, height, width = graph.input_shape
     routed = any(node.router for stage in graph.stages for node in stage.nodes)
     text = (
-        "A stage is a graph of nodes. In its `forward`, a line computes a node from the nodes in "
-        "the list that it sums or concatenates: one list entry is one edge of the graph."
+        f"Start with the class `{network}`; the classes of its stages stand before it, and before "
+        "them those of their layers. A stage is a graph of nodes. In its `forward`, a line "
+        "computes a node from the nodes in the list that it sums or concatenates: one list entry "
+        "is one edge of the graph."
     )
     if routed:
         text += (
@@ -160,7 +162,7 @@ def docstring(graph: NetworkGraph, spec_hash: str) -> list[str]:
         "",
         *wrap(text, WIDTH),
         "",
-        f"Spec: sha256 {spec_hash}",
+        f"Spec: content hash {spec_hash}",
         f"Shape: (B, {channels}, {height}, {width}) -> (B, {graph.num_classes}); "
         "the shapes below are for this size",
         '"""',

@@ -218,7 +218,7 @@ def test_head_says_where_the_file_comes_from():
     lines = emitted(spec).splitlines()
 
     assert "SPDX-License-Identifier: MIT" in lines[1]
-    assert f"Spec: sha256 {graphspec.content_hash(spec)}" in lines
+    assert f"Spec: content hash {graphspec.content_hash(spec)}" in lines
 
 
 def test_copied_definitions_are_the_real_ones():
@@ -273,6 +273,12 @@ head: {kind: pooled_linear, num_classes: 5}
     assert type(network).__name__ == "NoneNetwork"
     torch.testing.assert_close(network(x), model(x), rtol=0, atol=0)
     assert not formatted(text).stdout
+
+
+def test_backends_are_named_like_their_files():
+    files = {path.stem for path in (ROOT / "compiler" / "backends").glob("[!_]*.py")}
+
+    assert set(BACKENDS) == files
 
 
 HOSTILE = [
