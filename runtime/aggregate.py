@@ -2,6 +2,8 @@
 
 Source: DG-Net eqs. 1 and 3; RandWire section 3.2; DenseNet section 3 for `Concat`.
 """
+# What autograd is about to do is told by torch's private functions alone.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 

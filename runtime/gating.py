@@ -5,7 +5,7 @@ Source: DG-Net eqs. 4-5 and 10, section 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -172,7 +172,7 @@ def set_inference(model: nn.Module, *, mode: Mode = "masked", rule: Rule | None 
 @contextmanager
 def inference(
     model: nn.Module, *, mode: Mode = "masked", rule: Rule | None = None
-) -> Iterator[None]:
+) -> Generator[None]:
     """`set_inference` for the length of a `with` block."""
     before: list[tuple[Gate, Mode, Rule]] = [(g, g.mode, g.rule) for g in gates(model)]
     set_inference(model, mode=mode, rule=rule)

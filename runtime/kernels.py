@@ -4,6 +4,8 @@ A sum of S tensors by torch's operations writes and reads its total S times. The
 each operand once. They are optional: where there is no compiler, or none of these functions
 fits, `runtime.aggregate` uses torch's operations and computes the same sums.
 """
+# Whether a dispatch mode is on is told by a private function of torch alone.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 

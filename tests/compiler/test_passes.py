@@ -49,9 +49,7 @@ def test_the_finished_graph_has_shapes_and_routers_where_edges_are_routed(spec):
             assert node.in_shape is not None
             assert node.out_shape is not None
             routed = tuple(
-                e.target
-                for e in stage.edges
-                if e.source == index and isinstance(e.weights, Routed)
+                e.target for e in stage.edges if e.source == index and isinstance(e.weights, Routed)
             )
             assert (node.router.targets if node.router else ()) == routed
 
