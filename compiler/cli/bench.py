@@ -105,6 +105,12 @@ def _run(
     elif against and against.startswith("torchvision:"):
         contenders.append(_torchvision(against, loaded.head.num_classes, images, options))
     elif against:
+        other, _ = read_graph(against, overrides)
+        if other.input_shape != loaded.input_shape:
+            raise click.UsageError(
+                f"{against} takes images of {other.input_shape}, {spec} of {loaded.input_shape}; "
+                "say --set input_shape=[C,H,W]"
+            )
         contenders.append(_contender(against, overrides, "masked", images, options))
     return compare(contenders, rounds=options["rounds"], device=place), machine(place)
 
