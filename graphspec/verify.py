@@ -6,13 +6,13 @@ What only follows from another error is not reported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from graphspec.catalogue import verify_blocks
+from graphspec.catalogue import CATALOGUE, Entry, verify_blocks
 from graphspec.errors import Report, format_path, suggest
 from graphspec.graph import SpecPath, StageGraph
 from graphspec.names import reserved_for
-from graphspec.spec import BlockSpec, NetworkSpec, NodeSpec, StageSpec
+from graphspec.spec import BlockSpec, NetworkSpec, NodeSpec, StageSpec, StemSpec
 from graphspec.weights import EdgeWeights, Fixed, Learned, Routed
 from graphspec.wiring.explicit import Explicit, ExplicitEdge, find_cycle
 
@@ -31,6 +31,7 @@ def input_names(inputs: Sequence[str]) -> tuple[str, ...]:
 def verify(spec: NetworkSpec, report: Report) -> list[int]:
     """Checks what is known before edges are drawn; returns the stages that can be wired."""
     verify_blocks(spec.model_dump(), report)
+    _verify_width_used(spec.stem, spec.stem.kind, CATALOGUE.stems, ("stem",), report)
     _verify_stage_names(spec, report)
     _verify_seed(spec, report)
     if not _verify_limits(spec, report):
@@ -315,8 +316,11 @@ def _verify_nodes(
     for name, node in stage.nodes.items():
         if name in inputs and node.aggregate is not None:
             _report_aggregate((*path, "nodes", name), report)
-        if _kind(stage.input_node if name in inputs else stage.block, node) == "identity":
+        kind = _kind(stage.input_node if name in inputs else stage.block, node)
+        if kind == "identity":
             _verify_identity(node, (*path, "nodes", name), report)
+        else:
+            _verify_width_used(node, kind, CATALOGUE.blocks, (*path, "nodes", name), report)
     _verify_block(stage, path, block_nodes, report)
 
 
@@ -342,8 +346,10 @@ def _verify_block(
 
 
 def _verify_end_nodes(stage: StageSpec, path: SpecPath, report: Report) -> None:
-    _verify_identity(stage.input_node, (*path, "input_node"), report)
-    _verify_identity(stage.output_node, (*path, "output_node"), report)
+    for key, node in (("input_node", stage.input_node), ("output_node", stage.output_node)):
+        _verify_identity(node, (*path, key), report)
+        if node.kind != "identity":
+            _verify_width_used(node, node.kind, CATALOGUE.blocks, (*path, key), report)
     if stage.block is not None:
         _verify_identity(stage.block, (*path, "block"), report)
     if stage.input_node.aggregate is not None:
@@ -382,6 +388,25 @@ def _verify_identity(block: BlockSpec | NodeSpec, path: SpecPath, report: Report
         )
 
 
+def _verify_width_used(
+    block: StemSpec | NodeSpec,
+    kind: str | None,
+    entries: Mapping[str, Entry],
+    path: SpecPath,
+    report: Report,
+) -> None:
+    """Some kinds hand on as many channels as they get, so that a width has no effect."""
+    entry = entries.get(kind or "")  # an unknown kind is the catalogue's to report
+    if entry is not None and entry.keeps_channels and block.width is not None:
+        report.error(
+            "width-kept",
+            (*path, "width"),
+            f"{kind} hands on as many channels as it gets, so a width has no effect",
+            "remove the width, or use another kind",
+            key=True,
+        )
+
+
 def verify_wired(
     stage: StageSpec, graph: StageGraph, origins: Sequence[SpecPath], report: Report
 ) -> None:
@@ -389,6 +414,10 @@ def verify_wired(
     _verify_concat(stage, graph, origins, report)
     _verify_one_setting(graph, origins, report)
     _verify_stride_used(stage, graph, report)
+    settings = {o: e.weights for e, o in zip(graph.edges, origins, strict=True)}
+    for place, weights in settings.items():
+        if isinstance(weights, Routed):
+            _verify_gating_used(weights, place, report)
     places = {
         (*graph.path, "edge_weights"): stage.edge_weights,
         (*graph.path, "input_node", "edge_weights"): stage.input_node.edge_weights,
@@ -402,6 +431,20 @@ def verify_wired(
                 f"no edge of stage {stage.name!r} takes its weights from here: all are said "
                 "more specifically, or there is no such edge",
                 "remove it",
+            )
+
+
+def _verify_gating_used(weights: Routed, place: SpecPath, report: Report) -> None:
+    """Without a threshold no edge is ever closed, and how that is done has no effect."""
+    for name in ("learnable_threshold", "inference"):
+        is_default = getattr(weights, name) == Routed.model_fields[name].default
+        if weights.threshold is None and not is_default:
+            report.warning(
+                "gating-unused",
+                (*place, name),
+                f"`threshold: null` closes no edge, so {name!r} has no effect",
+                "remove it, or give a threshold",
+                key=True,
             )
 
 

@@ -260,6 +260,11 @@ ROWS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
         [explicit(weighed("input>a", "fixed"), "a>output", input_node={"edge_weights": "routed"})],
         [f"{WARNING}edge-weights-unused stages[0].input_node.edge_weights"],
     ),
+    "gating without a threshold": (
+        [stage(edge_weights={"kind": "routed", "threshold": None, "learnable_threshold": False})],
+        [f"{WARNING}gating-unused stages[0].edge_weights.learnable_threshold"],
+    ),
+    "no gating": ([stage(edge_weights={"kind": "routed", "threshold": None})], []),
     # Strides
     "stride that no source takes": (
         [stage(stride=2, nodes={"n1": {"stride": 1}})],
