@@ -285,7 +285,8 @@ class _Match:
 def _match(graph: NetworkGraph, ours: Tensors, theirs: Tensors, family: Family) -> _Match:
     """Goes through both networks side by side.
 
-    A network of the same names is matched name by name. For others:
+    Where all but routers, thresholds and edge weights have the same names, as in two kinds of
+    edge weights on one graph, name goes to name. For others:
 
     1. Routers, thresholds and edge weights are fresh: a static twin has none.
     2. An input node that is a block unlike the regular ones is fresh; the twin's first block is
@@ -293,17 +294,19 @@ def _match(graph: NetworkGraph, ours: Tensors, theirs: Tensors, family: Family) 
        them itself.
     3. A block without shortcut leaves out its counterpart's projection.
     """
-    if ours.keys() == theirs.keys():
-        return _Match({name: name for name in ours})
+    if _without_edges(ours) == _without_edges(theirs):
+        return _Match(
+            {name: name for name in ours if name in theirs},
+            [name for name in ours if name not in theirs],
+            [name for name in theirs if name not in ours],
+        )
     match = _Match()
     number, layer = 1, 0
     match.names |= _counterparts(ours, "stem", graph.stem.kind, family, family.stem, "", {})
     for stage_number, stage in enumerate(graph.stages, start=1):
         block, has_own_input = 0, False
         match.fresh += [
-            name
-            for name in ours
-            if name.startswith(f"{stage.name}.") and name.split(".")[1] in _OF_EDGES
+            name for name in ours if name.startswith(f"{stage.name}.") and _is_of_edges(name)
         ]
         for node in stage.nodes:
             if node.block is None:
@@ -337,6 +340,16 @@ def _match(graph: NetworkGraph, ours: Tensors, theirs: Tensors, family: Family) 
     place = {"number": number}
     match.names |= _counterparts(ours, "head", graph.head.kind, family, family.head, "", place)
     return match
+
+
+def _without_edges(tensors: Tensors) -> set[str]:
+    return {name for name in tensors if not _is_of_edges(name)}
+
+
+def _is_of_edges(name: str) -> bool:
+    """Whether a tensor belongs to a stage's edges: `layer1.router.n2.fc.weight`."""
+    _, _, rest = name.partition(".")
+    return rest.partition(".")[0] in _OF_EDGES
 
 
 def _same_shapes(names: Names, ours: Tensors, theirs: Tensors) -> bool:

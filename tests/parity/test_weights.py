@@ -217,6 +217,17 @@ def test_a_twin_that_was_trained_here_is_a_reference_too():
     assert import_weights(again, dynamic, model.state_dict()).fresh == ()
 
 
+def test_other_edge_weights_on_one_graph_take_all_but_those():
+    learned, routed = example("alpha_resnet18"), example("dgnet_resnet18")
+    ours, model = compile(learned), compile(routed)
+    transfer = import_weights(model, routed, ours.state_dict())
+    taken, given = model.state_dict(), ours.state_dict()
+    assert {"layer1.input.conv.weight", "layer2.input.conv1.weight"} <= transfer.copied.keys()
+    assert all(torch.equal(taken[name], given[name]) for name in transfer.copied)
+    assert {name.split(".")[1] for name in transfer.fresh} == {"threshold", "router"}
+    assert {name.split(".")[1] for name in transfer.unused} == {"aggregate"}
+
+
 RESNET18 = "torchvision:resnet18"
 
 
