@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from compiler.cli._output import json_text, render_table
@@ -35,7 +36,7 @@ def write_artifact(
     `backends` add what they write. Initial weights are drawn under the spec's seed.
 
     Raises:
-        EmitError: a backend cannot write this network.
+        ClickException: a backend cannot write this network.
     """
     with torch.device("meta"):
         model = lower(graph)
@@ -76,7 +77,7 @@ def _emit(
 ) -> list[Path]:
     if not backends:
         return []
-    from compiler.backends import BACKENDS
+    from compiler.backends import BACKENDS, EmitError
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(spec.seed)

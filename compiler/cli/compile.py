@@ -58,13 +58,9 @@ def command(
     check_output_folder(output, MANIFEST)
     loaded, graph = read_graph(spec, overrides)
 
-    from compiler.backends import EmitError
     from compiler.cli._artifact import write_artifact
 
-    try:
-        manifest = write_artifact(loaded, graph, output, MANIFEST, backends)
-    except EmitError as failure:
-        raise click.ClickException(str(failure)) from failure
+    manifest = write_artifact(loaded, graph, output, MANIFEST, backends)
     if as_json:
         print_json({"output": str(output), **manifest})
         return
