@@ -56,18 +56,21 @@ def command(name: str | None, seeds: tuple[int, ...], as_json: bool) -> int:
 def _list(as_json: bool) -> None:
     from compiler.paper import TABLES, TRAINING_ONLY
 
+    here = {name: table.title for name, table in TABLES.items()}
+    training = {name: table.training for name, table in TABLES.items()}
+    training |= {name: commands for name, (_, commands) in TRAINING_ONLY.items()}
     if as_json:
-        here = {name: table.title for name, table in TABLES.items()}
-        print_json({"here": here, "training": {n: c for n, (_, c) in TRAINING_ONLY.items()}})
+        print_json({"here": here, "training": training})
         return
     click.echo("Costs, counted here in seconds:")
-    for table in TABLES.values():
-        click.echo(f"  graphc reproduce {table.name}    {table.title}")
+    for name, title in here.items():
+        click.echo(f"  graphc reproduce {name}    {title}")
     click.echo("\nAccuracies, which need the data and GPUs:")
-    for table in TABLES.values():
-        click.echo(f"  {table.name}: {table.training}")
-    for name, (title, training) in TRAINING_ONLY.items():
-        click.echo(f"  {name} ({title}): {training}")
+    titles = here | {name: title for name, (title, _) in TRAINING_ONLY.items()}
+    for name, commands in training.items():
+        click.echo(f"\n  {name}: {titles[name]}")
+        for text in commands:
+            click.echo(f"    {text}")
 
 
 def _as_data(table: Table, rows: list[Row]) -> dict[str, Any]:
