@@ -155,7 +155,8 @@ def _failed(error: Exception, session: Session) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, OSError) and error.filename is not None:
-        click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+        # Of a rename, the second name is the one that was asked for.
+        click.echo(f"Error: {error.filename2 or error.filename}: {error.strerror}", err=True)
         return USAGE
     said = " ".join(str(error).split())
     kind = type(error).__name__

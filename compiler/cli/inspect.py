@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compiler.cli._arguments import read_graph, set_option, spec_argument
-from compiler.cli._output import json_text, print_table
+from compiler.cli._arguments import json_option, read_graph, set_option, spec_argument
+from compiler.cli._output import SCHEMA_VERSION, json_text, print_table
 
 if TYPE_CHECKING:
     from graphspec import NetworkGraph, StageGraph
@@ -40,12 +40,19 @@ Examples:
     show_default=True,
     help="code: the Python that torch.fx runs.",
 )
+@json_option
 def command(
-    spec: str, overrides: tuple[str, ...], stage: str | None, after: str | None, form: str
+    spec: str,
+    overrides: tuple[str, ...],
+    stage: str | None,
+    after: str | None,
+    form: str,
+    as_json: bool,
 ) -> None:
-    """Prints the graph of SPEC: nodes, edges, blocks and shapes."""
+    """Prints the graph of SPEC: nodes, edges, blocks and shapes. --json is --as json."""
     from compiler.passes import PIPELINE
 
+    form = "json" if as_json else form
     if after is not None and after not in (BUILT, *PIPELINE):
         known = ", ".join((BUILT, *PIPELINE))
         raise click.UsageError(f"no pass {after!r} in the pipeline (known: {known})")
@@ -66,7 +73,7 @@ def command(
 
             is_whole = stage is None
             data = graph_data(graph) if is_whole else stage_data(graph.stages[0])
-            click.echo(json_text(data), nl=False)
+            click.echo(json_text({"schema_version": SCHEMA_VERSION, **data}), nl=False)
         case "dot" | "mermaid":
             from compiler.drawing.dot import to_dot, to_mermaid
 

@@ -380,6 +380,12 @@ def test_resolve_says_where_values_came_from(call, spec):
 # ---- inspect, draw, count, compile
 
 
+def test_a_folder_in_the_place_of_a_picture_is_named(call, spec):
+    Path("small.svg").mkdir()
+    status, _, err = call("draw", spec, "-o", "small.svg")
+    assert (status, err) == (2, f"Error: {Path('small.svg').absolute()}: Is a directory\n")
+
+
 @pytest.mark.parametrize("stage", [None, "layer2"])
 @pytest.mark.parametrize("form", ["table", "json", "dot", "mermaid", "code"])
 def test_inspect_shows_the_nodes(call, spec, form: str, stage: str | None):
@@ -396,6 +402,13 @@ def test_inspect_shows_the_nodes(call, spec, form: str, stage: str | None):
         layer2 = data if stage else data["stages"][1]
         assert layer2["nodes"][-1]["out_shape"] == [16, 4, 4]
         assert {edge["weights"]["kind"] for edge in layer2["edges"]} == {"learned"}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--stage", "layer2"]])
+def test_inspect_has_json_as_the_other_verbs_do(call, spec, arguments: list[str]):
+    out = call("inspect", spec, "--json", *arguments)[1]
+    assert out == call("inspect", spec, "--as", "json", *arguments)[1]
+    assert next(iter(json.loads(out))) == "schema_version"
 
 
 def test_inspect_after_a_pass(call, spec):
