@@ -20,7 +20,7 @@ class DropEdge:
     All such edges are equally likely. The edge counts as 0 in the sum, and a mean keeps its
     divisor.
 
-    Source: Xie et al. 2019 (RandWire), section 4, p = 0.1; as recalled, verify.
+    Source: Xie et al. 2019 (RandWire), section 4 (p = 0.1). Not compared with its code.
     """
 
     def __init__(self, model: nn.Module, probability: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def npz(path: Path) -> ArrayDataset:
                     f"{path} lacks {', '.join(missing)} (found: {', '.join(file) or 'nothing'})"
                 )
             x_train, y_train, x_test, y_test = (torch.from_numpy(file[name]) for name in ARRAYS)
-    except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     return ArrayDataset(
         str(path),

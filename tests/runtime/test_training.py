@@ -646,11 +646,16 @@ def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
     shape = (1, 8, 8)
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
     np.savez(tmp_path / "half.npz", x_train=nhwc(2, 2, 2))
+    np.savez_compressed(tmp_path / "bits.npz", **arrays())
+    damaged = bytearray((tmp_path / "bits.npz").read_bytes())
+    damaged[60:90] = bytes(30)
+    (tmp_path / "bits.npz").write_bytes(damaged)
     (tmp_path / "folder").mkdir()
     for name, message in [
         ("digit", "no data 'digit'; did you mean 'digits'?"),
         (str(tmp_path / "no.npz"), "no.npz does not exist"),
         (str(tmp_path / "broken.npz"), "cannot read"),
+        (str(tmp_path / "bits.npz"), "cannot read"),
         (str(tmp_path / "half.npz"), "lacks y_train, x_test, y_test (found: x_train)"),
         (str(tmp_path / "folder"), "has no folder train (found: nothing)"),
         ("imagenet", "imagenet does not exist"),
