@@ -71,7 +71,7 @@ def json_schema() -> Schema:
     network = _properties(NetworkSpec)
     network["input_shape"] = _description(NetworkSpec, "input_shape") | {
         "type": "array",
-        "items": {"type": "integer", "minimum": 1},
+        "items": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
         "minItems": 3,
         "maxItems": 3,
     }

@@ -16,6 +16,8 @@ from graphspec.weights import AnyEdgeWeights, Fixed
 from graphspec.wiring import AnyWiring
 
 Count = Annotated[int, Field(strict=True, ge=1)]
+Size = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+"""Channels, pixels, strides, classes: their products fit in the 64 bits of torch's sizes."""
 Aggregate = Literal["sum", "mean", "concat"]
 
 
@@ -61,10 +63,10 @@ class NodeSpec(BaseModel):
     __pydantic_extra__: dict[str, Parameter] = Field(init=False)
 
     kind: Name | None = Field(default=None, description="name of the node's block")
-    width: Count | None = Field(
+    width: Size | None = Field(
         default=None, description="output channels; default: the stage's width"
     )
-    stride: Count | None = Field(
+    stride: Size | None = Field(
         default=None, description="default: the stage's stride on sources, else 1"
     )
     aggregate: Aggregate | None = Field(default=None, description="default: the stage's")
@@ -88,10 +90,8 @@ class EndNodeSpec(NodeSpec):
 class StemSpec(BlockSpec):
     """The layers before the first stage."""
 
-    width: Count | None = Field(
-        default=None, description="output channels; default: input channels"
-    )
-    stride: Count | None = Field(
+    width: Size | None = Field(default=None, description="output channels; default: input channels")
+    stride: Size | None = Field(
         default=None, description="total stride; default: 1, or the kind's own"
     )
 
@@ -99,7 +99,7 @@ class StemSpec(BlockSpec):
 class HeadSpec(BlockSpec):
     """The layers after the last stage: features to logits."""
 
-    num_classes: Count = Field(description="outputs of the network")
+    num_classes: Size = Field(description="outputs of the network")
 
 
 class StageSpec(Spec):
@@ -114,8 +114,8 @@ class StageSpec(Spec):
         default=None,
         description="block nodes; input and output nodes come on top; explicit: counted",
     )
-    width: Count = Field(description="output channels of every node")
-    stride: Count = Field(
+    width: Size = Field(description="output channels of every node")
+    stride: Size = Field(
         default=1, description="of the input node if it is a block, else of the sources"
     )
     inputs: tuple[Name, ...] | None = Field(
@@ -160,7 +160,7 @@ class NetworkSpec(Spec):
         default=0,
         description="every stage draws from its own stream, seeded by this and the stage's name",
     )
-    input_shape: tuple[Count, Count, Count] = Field(description="channels, height, width")
+    input_shape: tuple[Size, Size, Size] = Field(description="channels, height, width")
     stem: Annotated[StemSpec, BeforeValidator(_kind_alone)] = Field(
         description="the layers before the first stage"
     )
