@@ -4,11 +4,13 @@ The only reader of their signatures: keyword-only constructor arguments are YAML
 `python -m compiler.catalog` writes what it finds to `graphspec/catalogue.json`, so that specs
 are checked without torch. Other packages add theirs through the entry-point groups
 `graphc.blocks`, `graphc.stems`, `graphc.heads` and `graphc.routers`: the entry point's name is
-the kind, its value the class.
+the kind, its value the class. `python -m compiler.catalog --package NAME` writes the
+`catalogue.json` of such a package, which must be installed.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import json
@@ -19,19 +21,21 @@ import typing
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
 import graphspec
 from compiler.construction import construct
+from graphspec.catalogue import FILE_NAME
 from graphspec.graph import BlockCall
 from runtime.parameter import Param
 
 Role = Literal["blocks", "stems", "heads", "routers"]
 ROLES: tuple[Role, ...] = typing.get_args(Role)
-CATALOGUE_FILE = Path(graphspec.__file__).with_name("catalogue.json")
+CATALOGUE_FILE = Path(graphspec.__file__).with_name(FILE_NAME)
 
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 JSON_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
@@ -171,16 +175,35 @@ def _describe_type(where: str, annotation: Any, bounds: dict[str, float]) -> dic
     )
 
 
-def render() -> str:
-    """The text of `graphspec/catalogue.json`."""
-    return json.dumps(describe(), indent=2, ensure_ascii=False) + "\n"
+def _package(role: str, kind: str) -> str:
+    """The package that brings a kind."""
+    roles: tuple[Role, ...] = ("stems", "blocks") if role == "stems" else (cast("Role", role),)
+    found = (classes(role)[kind] for role in roles if kind in classes(role))
+    cls = next(found, None)
+    return "runtime" if cls is None else cls.__module__.partition(".")[0]  # identity has no class
+
+
+def render(package: str = "runtime") -> str:
+    """The text of the catalogue of one package: `graphspec/catalogue.json`, or a plug-in's."""
+    described = {
+        role: {kind: entry for kind, entry in entries.items() if _package(role, kind) == package}
+        for role, entries in describe().items()
+    }
+    return json.dumps(described, indent=2, ensure_ascii=False) + "\n"
 
 
 def main() -> None:
-    """Writes the catalogue, whole or not at all."""
-    temporary = CATALOGUE_FILE.with_suffix(".json.partial")
-    temporary.write_text(render(), encoding="utf-8")
-    os.replace(temporary, CATALOGUE_FILE)
+    """Writes a catalogue, whole or not at all."""
+    parser = argparse.ArgumentParser(prog="python -m compiler.catalog", description=__doc__)
+    parser.add_argument("--package", help="an installed package; without it, graphc's own")
+    package = parser.parse_args().package
+    path, text = CATALOGUE_FILE, render()
+    if package is not None:
+        path, text = files(package).joinpath(FILE_NAME), render(package)
+    assert isinstance(path, Path), "packages in archives cannot be written to"
+    temporary = path.with_suffix(".json.partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
 """Which blocks, stems, heads and routers there are, and the parameters each takes.
 
 Read from `catalogue.json`, which `python -m compiler.catalog` writes from the runtime's
-constructors, so that a spec is checked without torch.
+constructors, so that a spec is checked without torch. Other packages bring a `catalogue.json` of
+their own; an entry point in the group `graphc.catalogues` names the package.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from graphspec.errors import Report, SpecPath, described, suggest
 
+FILE_NAME = "catalogue.json"
 _TYPES: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "integer": ("an integer", int),
     "number": ("a number", (int, float)),
@@ -87,14 +92,35 @@ class Catalogue:
     routers: Mapping[str, Entry]
 
 
-def _read_catalogue(path: Path) -> Catalogue:
-    roles = json.loads(path.read_text(encoding="utf-8"))
-    return Catalogue(
-        **{
-            role: {kind: _read_entry(fields) for kind, fields in kinds.items()}
-            for role, kinds in roles.items()
-        }
-    )
+def _read_catalogue(paths: Iterable[Path]) -> Catalogue:
+    roles: dict[str, dict[str, Entry]] = {}
+    origins: dict[tuple[str, str], Path] = {}
+    for path in paths:
+        for role, kinds in json.loads(path.read_text(encoding="utf-8")).items():
+            entries = roles.setdefault(role, {})
+            for kind, fields in kinds.items():
+                if kind in entries:
+                    places = f"{origins[role, kind]} and {path}"
+                    raise ValueError(f"two {role} are named {kind!r}: {places}; rename one")
+                entries[kind], origins[role, kind] = _read_entry(fields), path
+    return Catalogue(**{role: dict(sorted(entries.items())) for role, entries in roles.items()})
+
+
+def _catalogues() -> Iterator[Path]:
+    """Our own, and those of other packages, none of which is imported."""
+    yield Path(__file__).with_name(FILE_NAME)
+    for entry_point in entry_points(group="graphc.catalogues"):
+        package = find_spec(entry_point.value)
+        for folder in package.submodule_search_locations or () if package else ():
+            if (Path(folder) / FILE_NAME).is_file():
+                yield Path(folder) / FILE_NAME
+                break
+        else:
+            warnings.warn(
+                f"{entry_point.value} has no {FILE_NAME}, so no spec can use its blocks; write it "
+                f"with `python -m compiler.catalog --package {entry_point.value}`",
+                stacklevel=2,
+            )
 
 
 def _read_entry(fields: dict[str, Any]) -> Entry:
@@ -109,7 +135,7 @@ def _read_entry(fields: dict[str, Any]) -> Entry:
     )
 
 
-CATALOGUE = _read_catalogue(Path(__file__).with_name("catalogue.json"))
+CATALOGUE = _read_catalogue(_catalogues())
 
 
 def verify_blocks(data: Any, report: Report) -> set[SpecPath]:

@@ -1,0 +1,1 @@
+"""Blocks, wirings and passes for graphc. Imports nothing: wirings and passes need no torch."""
