@@ -82,4 +82,10 @@ def _emit(
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(spec.seed)
         model = lower(graph)
-    return [path for name in backends for path in BACKENDS[name]().emit(spec, graph, model, folder)]
+    paths: list[Path] = []
+    for name in backends:
+        try:
+            paths += BACKENDS[name]().emit(spec, graph, model, folder)
+        except EmitError as failure:
+            raise click.ClickException(str(failure)) from failure
+    return paths
