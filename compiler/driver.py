@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from os import PathLike, fspath
 
@@ -11,7 +12,7 @@ from torch import fx
 from compiler.analysis import analyze
 from compiler.lower import lower
 from compiler.passes import PIPELINE
-from graphspec import NetworkSpec, load
+from graphspec import NetworkSpec, SpecWarning, load, render
 
 
 def compile(
@@ -28,6 +29,8 @@ def compile(
     Shape: the result maps (B, C, H, W) to (B, num_classes)
     Raises:
         SpecError: when the spec is wrong, with every finding.
+    Warns:
+        SpecWarning: for what is odd but not wrong, such as a node that is left out.
     Example:
         >>> model = compile("examples/dgnet_tiny.yaml")
         >>> model(torch.rand(2, 3, 32, 32)).shape
@@ -35,6 +38,8 @@ def compile(
     """
     if not isinstance(spec, NetworkSpec):
         spec = load(fspath(spec))
-    graph, _ = analyze(spec, passes=passes)
+    graph, findings = analyze(spec, passes=passes)
+    for finding in findings:
+        warnings.warn(render([finding]), SpecWarning, stacklevel=2)
     with torch.device(device if device is not None else torch.get_default_device()):
         return lower(graph)

@@ -12,7 +12,7 @@ import json
 import platform
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -279,6 +279,11 @@ def evaluate_run(
     )
     dataset = open_data(job.data, job.data_dir, spec.input_shape)
     check_data(spec, dataset)
+    # The network was trained on images of this mean and spread, whatever other data hold.
+    seen = manifest["normalization"]
+    dataset.normalization = replace(
+        dataset.normalization, mean=tuple(seen["mean"]), std=tuple(seen["std"])
+    )
     processes = join(device)
     model = load_network(folder).to(processes.device)
 
@@ -336,6 +341,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise StorageError(f"{folder} is no run folder: it has no run.json") from None
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read {path}: {error}") from error
+    if not isinstance(manifest, dict) or not manifest.keys() >= {"identity", "status", "data"}:
+        raise StorageError(f"{path} was not written by `graphc train`")
     return manifest
 
 

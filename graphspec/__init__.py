@@ -13,6 +13,7 @@ from graphspec.errors import Provenance as Provenance
 from graphspec.errors import Report as Report
 from graphspec.errors import Span as Span
 from graphspec.errors import SpecError as SpecError
+from graphspec.errors import SpecWarning as SpecWarning
 from graphspec.errors import render as render
 from graphspec.graph import BlockCall as BlockCall
 from graphspec.graph import Edge as Edge

@@ -80,6 +80,10 @@ class SpecError(Exception):
         return "\n" + render(self.diagnostics)
 
 
+class SpecWarning(UserWarning):
+    """A finding about a spec that does not keep it from being compiled."""
+
+
 class Provenance:
     """Where the keys and values of a loaded spec stand, by spec path.
 

@@ -14,6 +14,7 @@ import difflib
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import click
 
-from graphspec.errors import SpecError, render
+from graphspec.errors import SpecError, SpecWarning, render
 
 FINE, FINDINGS, USAGE, OUR_FAILURE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -122,6 +123,8 @@ def graphc() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
     session = Session()
+    # Verbs print the findings of the specs that they read.
+    warnings.simplefilter("ignore", SpecWarning)
     _warn_of_mixed_installation()
     try:
         result = graphc.main(

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from compiler.cli._arguments import json_option, output_option, set_option, spec_argument
+from compiler.cli._arguments import (
+    json_option,
+    output_option,
+    read_graph,
+    set_option,
+    spec_argument,
+)
 from compiler.cli._output import print_json
 
 
@@ -54,9 +60,9 @@ def command(
     from compiler import compile
     from compiler.files import replacing
     from compiler.weights import WeightsError, export_weights, import_weights
-    from graphspec import content_hash, load
+    from graphspec import content_hash
 
-    loaded = load(spec, overrides=overrides)
+    loaded, _ = read_graph(spec, overrides)
     model = compile(loaded)
     try:
         transfer = import_weights(model, loaded, source)

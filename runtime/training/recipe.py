@@ -56,7 +56,8 @@ class Recipe:
         if self.warmup_epochs > self.epochs:
             raise RecipeError(
                 "warmup_epochs",
-                f"{self.warmup_epochs} is more than the {self.epochs} epochs of the recipe",
+                f"{self.warmup_epochs} is more than the {self.epochs} epochs of the recipe; "
+                "shorten it, e.g. warmup_epochs=0",
             )
         if self.nesterov and self.momentum == 0:
             raise RecipeError("nesterov", "has no meaning with momentum 0")

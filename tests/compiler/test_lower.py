@@ -13,7 +13,7 @@ from torch import fx
 
 import graphspec
 from compiler import analyze, compile
-from graphspec import Routed
+from graphspec import Routed, SpecWarning
 from runtime.gating import gates, inference
 from runtime.outputs import stages, with_outputs
 from tests.reference import run_stage
@@ -243,3 +243,10 @@ def test_equal_seeds_give_equal_weights():
 
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def test_compile_warns_of_what_is_odd():
+    spec = graphspec.loads(TINY.replace("seed: 1\n", ""))
+
+    with pytest.warns(SpecWarning, match="seed-defaulted"):
+        compile(spec)
