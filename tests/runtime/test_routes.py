@@ -130,6 +130,37 @@ def test_budget_pulls_thresholds_up():
     assert all(p.grad is None for p in model.head.parameters())
 
 
+def test_with_a_budget_training_computes_as_masked_inference_does():
+    spec, model = network()
+    with torch.no_grad():
+        model.layer1.get_submodule("router.input").fc.weight.normal_(0, 3)
+        model.layer1.threshold.copy_(torch.tensor([0.97, 0.94, 0.99, 0.5]))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # evaluation then normalises as the last batch did
+    images = torch.randn(64, 1, 8, 8)
+    budget(spec, model)
+    trained = model.train()(images)
+    with torch.no_grad():
+        _, adjacency, _ = with_outputs(model.eval())(images)
+    assert not bool((adjacency["layer1"] != 0)[:, 1:].all())
+    assert torch.allclose(trained, model(images), atol=2e-2)
+    soft = compile(spec).train()
+    soft.load_state_dict(model.state_dict())
+    assert not torch.allclose(trained, soft(images), atol=2e-2)
+
+
+def test_a_closed_edge_into_a_living_node_can_open_again():
+    spec, model = network()
+    bias = model.layer1.get_submodule("router.input").fc.bias
+    with torch.no_grad():
+        model.layer1.threshold[1] = 0.5
+        bias[1] = -3.0
+    budget(spec, model, target=1.0)
+    model(torch.rand(4, 1, 8, 8)).square().sum().backward()
+    assert float(bias.grad[1]) != 0
+
+
 def test_budget_is_silent_below_its_target():
     spec, model = network()
     with torch.no_grad():
