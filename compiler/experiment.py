@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,7 +275,7 @@ def execute(runs: Sequence[Run], jobs: int, on_end: Callable[[Run, int, float], 
 
 
 @contextmanager
-def _children() -> Iterator[dict[Run, tuple[subprocess.Popen[bytes], float]]]:
+def _children() -> Generator[dict[Run, tuple[subprocess.Popen[bytes], float]]]:
     """Processes that end with the block, however it ends; their checkpoints stay."""
     running: dict[Run, tuple[subprocess.Popen[bytes], float]] = {}
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -43,7 +43,8 @@ class Recorder:
 
     def _record(self, gate: nn.Module, arguments: tuple[Any, ...]) -> None:
         assert isinstance(gate, Gate)
-        scores, _, threshold = (*arguments, None, None)[:3]
+        scores: Tensor
+        scores, _, threshold = (*arguments, None, None)[:3]  # pyright: ignore[reportAssignmentType]
         if gate.thresholds is not None and threshold is not None:
             self._found[gate] = Scores(scores, threshold[gate.thresholds])
 
@@ -58,7 +59,7 @@ class Recorder:
 
 
 @contextmanager
-def recording(model: nn.Module) -> Iterator[Recorder]:
+def recording(model: nn.Module) -> Generator[Recorder]:
     """A recorder for the length of a `with` block."""
     recorder = Recorder(model)
     try:

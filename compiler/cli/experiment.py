@@ -124,7 +124,7 @@ def _results(
         ]
     except ExperimentError as error:
         exception = click.ClickException(str(error))
-        exception.exit_code = 2
+        exception.exit_code = 2  # pyright: ignore[reportAttributeAccessIssue]: click reads it off
         raise exception from None
     results = summarize(experiment, runs, measurements)
     if results.rows:

@@ -4,6 +4,8 @@ import copy
 
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 
 def fold_batch_norm(model: fx.GraphModule) -> fx.GraphModule:
@@ -22,10 +24,10 @@ def fold_batch_norm(model: fx.GraphModule) -> fx.GraphModule:
                 continue
             try:
                 parent.set_submodule(name, fuse(block, inplace=True))
-            except fx.proxy.TraceError:
+            except TraceError:
                 continue
     return folded
 
 
 def _has_batch_norm(block: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in block.modules())
+    return any(isinstance(module, _BatchNorm) for module in block.modules())
