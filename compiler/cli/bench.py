@@ -179,7 +179,7 @@ def _ready(
     model.train(options["is_training"])
     if options["is_channels_last"]:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    runs = torch.compile(model) if options["is_compiled"] else model
+    runs: Any = torch.compile(model) if options["is_compiled"] else model
     if options["is_training"]:
         return Contender(name, model, train_step(runs, images, num_classes), macs)
     return Contender(name, model, inference_step(runs, images), macs)
