@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from compiler.cli._arguments import json_option
+from compiler.cli._failures import failure
 from compiler.cli._output import print_json
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -67,9 +68,7 @@ def command(
             run, data=data, data_dir=data_dir, samples=samples, device=device, workers=workers
         )
     except TrainingError as error:
-        exception = click.ClickException(str(error))
-        exception.exit_code = 2
-        raise exception from error
+        raise failure(error) from error
     missing = sorted(set(samples) - {sample.index for sample in report.analysis.chosen})
     if missing:
         count = report.analysis.correct.count

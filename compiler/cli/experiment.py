@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compiler.cli._arguments import json_option
+from compiler.cli._failures import CannotGoOnError
 from compiler.cli._output import print_json, print_table
 from compiler.cli.sample import Seeds
 
@@ -123,9 +124,7 @@ def _results(
             for measurement in measure(run, _modes(experiment, run, data_dir))
         ]
     except ExperimentError as error:
-        exception = click.ClickException(str(error))
-        exception.exit_code = 2  # pyright: ignore[reportAttributeAccessIssue]: click reads it off
-        raise exception from None
+        raise CannotGoOnError(str(error)) from None
     results = summarize(experiment, runs, measurements)
     if results.rows:
         write_results(results, folder)
