@@ -112,7 +112,8 @@ def seconds(*command):
 def stage_of(folder, nodes):
     path = folder / f"random_{nodes}.yaml"
     path.write_text(
-        "version: 1\nname: large\nseed: 0\ninput_shape: [3, 32, 32]\nstem: {kind: conv_bn_relu, width: 8}\n"
+        "version: 1\nname: large\nseed: 0\ninput_shape: [3, 32, 32]\n"
+        "stem: {kind: conv_bn_relu, width: 8}\n"
         f"stages:\n  - {{name: layer1, depth: {nodes}, width: 8, block: separable_conv,\n"
         "     wiring: {kind: ws, k: 4, p: 0.75}, edge_weights: learned}\n"
         "head: {kind: pooled_linear, num_classes: 2}\n",
