@@ -269,8 +269,8 @@ def _figure(results: Results) -> Any:
         right.plot(epochs, means, label=network, color=f"C{index}", lw=1.4, marker=marker, ms=4)
     right.set_xlabel("epoch")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set_ylabel("test accuracy (%), mean over seeds")
-    right.set_title("while training", fontsize=9)
+    right.set_ylabel("test accuracy (%)")
+    right.set_title("while training, mean over seeds", fontsize=9)
     right.grid(alpha=0.3)
     if results.curves:
         right.legend(fontsize=8)
