@@ -27,7 +27,13 @@ from graphspec.source import decode, plain, provenance, read
 from runtime.training.errors import StorageError
 from runtime.training.recipe import Recipe, RecipeError
 
-Mode = Literal["soft", "masked_consistent", "masked_literal", "masked_literal_reestimated"]
+Mode = Literal[
+    "soft",
+    "masked_consistent",
+    "masked_literal",
+    "masked_consistent_reestimated",
+    "masked_literal_reestimated",
+]
 """What `graphc eval` measures of a network with routed edges."""
 
 _MAIN = "import sys; from compiler.cli import main; sys.exit(main())"

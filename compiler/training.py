@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import fx, nn
@@ -25,7 +25,7 @@ from compiler.driver import compile
 from compiler.mac_share import node_macs
 from compiler.recipes import dump_recipe, load_recipe
 from graphspec import NetworkSpec, Report, content_hash, dump, load, resolve
-from runtime.gating import gates, inference, set_inference
+from runtime.gating import Rule, gates, inference, set_inference
 from runtime.training.arrays import ArrayDataset
 from runtime.training.batches import Dataset, Share
 from runtime.training.budget import MacBudget
@@ -259,8 +259,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Accuracy of a finished run's network, under each inference mode if it has routed edges.
 
-    `literal_reestimated` follows the paper's rule with batch-norm statistics estimated under
-    it on training data; `literal` keeps those of training, which do not fit it.
+    The `reestimated` ones have batch-norm statistics estimated on training data under their own
+    rule; `masked_literal` keeps those of training, which do not fit it.
 
     Raises:
         TrainingError: the folder is no finished run, or the data cannot be used.
@@ -305,8 +305,10 @@ def evaluate_run(
             modes["masked_consistent"] = accuracy()
         with inference(model, mode="masked", rule="literal"):
             modes["masked_literal"] = accuracy()
-            _reestimate(model, dataset, job, processes.device, workers)
-            modes["masked_literal_reestimated"] = accuracy()
+        for rule in get_args(Rule):
+            with inference(model, mode="masked", rule=rule):
+                _reestimate(model, dataset, job, processes.device, workers)
+                modes[f"masked_{rule}_reestimated"] = accuracy()
     return result
 
 

@@ -164,7 +164,11 @@ def import_weights(
         WeightsError: before anything is copied, naming every tensor that does not fit.
     """
     theirs = reference if isinstance(reference, Mapping) else read_weights(reference)
-    theirs = {_OLD_DENSENET_NAME.sub(r"\1\2", name): tensor for name, tensor in theirs.items()}
+    wrapped = all(name.startswith("module.") for name in theirs)  # saved from within DDP
+    theirs = {
+        _OLD_DENSENET_NAME.sub(r"\1\2", name.removeprefix("module.") if wrapped else name): tensor
+        for name, tensor in theirs.items()
+    }
     ours = model.state_dict()
     graph = analyze(spec)[0]
     match = _match(graph, ours, theirs, _family(theirs, graph, ours))

@@ -20,6 +20,7 @@ LABELS = {
     "soft": "soft (training weights, no edge closed)",
     "masked_consistent": "masked, consistent (open edges keep their training weight)",
     "masked_literal": "masked, literal (open edges weigh a)",
+    "masked_consistent_reestimated": "masked, consistent, batch norm re-estimated under it",
     "masked_literal_reestimated": "masked, literal, batch norm re-estimated under it",
 }
 

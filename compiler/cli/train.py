@@ -54,7 +54,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="KEY=VALUE",
     help="Change the recipe.",
 )
-@click.option("--epochs", type=int, help="Short for --recipe-set epochs=N.")
+@click.option("--epochs", type=int, help="Fewer epochs shorten the recipe's warm-up too.")
 @click.option("--batch-size", type=int, help="Of all processes and micro-batches together.")
 @click.option("--lr", type=float, help="Short for --recipe-set lr=X.")
 @click.option(
@@ -133,7 +133,7 @@ def command(
     chosen_data = data or _default_data(loaded)
     short = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     shorts = [f"{key}={value}" for key, value in short.items() if value is not None]
-    chosen_recipe = _recipe(recipe, chosen_data, (*recipe_overrides, *shorts))
+    chosen_recipe = _recipe(recipe, chosen_data, (*recipe_overrides, *shorts), epochs)
 
     _arrange_threads(graph, chosen_recipe.batch_size)
     from compiler.training import Job, train
@@ -202,7 +202,7 @@ def _default_data(spec: NetworkSpec) -> str:
     )
 
 
-def _recipe(name: str | None, data: str, overrides: tuple[str, ...]) -> Recipe:
+def _recipe(name: str | None, data: str, overrides: tuple[str, ...], epochs: int | None) -> Recipe:
     from compiler.recipes import NoSuchRecipeError, default_recipe, load_recipe, recipe_names
     from runtime.training.recipe import RecipeError
 
@@ -211,6 +211,12 @@ def _recipe(name: str | None, data: str, overrides: tuple[str, ...]) -> Recipe:
         names = ", ".join(recipe_names())
         raise click.UsageError(f"no recipe is made for {data}; give --recipe ({names}, or a file)")
     try:
+        recipe = load_recipe(name)
+        names = {override.partition("=")[0] for override in overrides}
+        if epochs is not None and epochs < recipe.epochs and "warmup_epochs" not in names:
+            # A short run would be warm-up alone, and end at the highest learning rate.
+            warmup = recipe.warmup_epochs * epochs / recipe.epochs
+            overrides = (*overrides, f"warmup_epochs={warmup:.6g}")
         return load_recipe(name, overrides)
     except NoSuchRecipeError as error:
         raise click.UsageError(str(error)) from None

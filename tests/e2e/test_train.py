@@ -275,11 +275,12 @@ def test_eval_reports_every_inference_mode(call: Call) -> None:
         "soft",
         "masked_consistent",
         "masked_literal",
+        "masked_consistent_reestimated",
         "masked_literal_reestimated",
     }
     status, text, _ = call("eval", run["run"])
     assert status == 0
-    assert len(text.splitlines()) == 5
+    assert len(text.splitlines()) == 6
 
 
 def test_eval_of_a_static_network_has_one_accuracy(call: Call) -> None:

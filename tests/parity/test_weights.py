@@ -325,3 +325,13 @@ head: {kind: pooled_linear, num_classes: 1000}
     )
     with pytest.raises(WeightsError, match=r"layer1\.n1 is of kind 'separable_conv'"):
         import_weights(compile(spec), spec, "torchvision:resnet18")
+
+
+def test_weights_saved_from_within_ddp_are_taken():
+    spec = example("resnet18")
+    theirs = read_weights("torchvision:resnet18")
+    model = compile(spec)
+
+    import_weights(model, spec, {f"module.{name}": tensor for name, tensor in theirs.items()})
+
+    assert torch.equal(model.state_dict()["head.fc.weight"], theirs["fc.weight"])
