@@ -215,11 +215,13 @@ def suggest(
 ) -> tuple[str | None, str | None]:
     """A hint with the nearest of the `known` names and what is allowed, and the nearest alone.
 
-    `otherwise` replaces `known` in the list of what is allowed.
+    `otherwise` replaces `known` in the list of what is allowed; where no known name is near, the
+    nearest of those is meant.
     """
     known = list(known)
     listed = known if otherwise is None else list(otherwise)
-    close = next(iter(difflib.get_close_matches(name, known, n=1)), None)
+    near = difflib.get_close_matches(name, known, n=1)
+    close = next(iter(near or difflib.get_close_matches(name, listed, n=1)), None)
     allowed = f"one of: {', '.join(listed)}" if listed else None
     if close is None:
         return allowed, None
