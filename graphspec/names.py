@@ -6,9 +6,12 @@ import builtins
 import keyword
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+
+KIND_ALONE = BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)
+"""A bare kind is short for `{kind: ...}`."""
 
 OURS = frozenset(
     {"input", "output", "stem", "head", "router", "gate", "aggregate", "threshold", "adjacency"}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
 from graphspec.errors import Provenance
-from graphspec.names import Name
+from graphspec.names import KIND_ALONE, Name
 from graphspec.weights import AnyEdgeWeights, Fixed
 from graphspec.wiring import AnyWiring
 
@@ -19,10 +19,6 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Size = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 """Channels, pixels, strides, classes: their products fit in the 64 bits of torch's sizes."""
 Aggregate = Literal["sum", "mean", "concat"]
-
-
-def _kind_alone(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
 
 
 def _frozen(value: Any) -> Any:
@@ -124,13 +120,13 @@ class StageSpec(Spec):
         description="earlier stages (or stem) that feed this one; default: the one before. "
         "With several, `explicit` edges name the input nodes after them",
     )
-    block: Annotated[BlockSpec, BeforeValidator(_kind_alone)] | None = Field(
+    block: Annotated[BlockSpec, KIND_ALONE] | None = Field(
         default=None, description="what the block nodes compute"
     )
-    input_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = Field(
+    input_node: Annotated[EndNodeSpec, KIND_ALONE] = Field(
         default=EndNodeSpec(), description="distributes what comes into the stage"
     )
-    output_node: Annotated[EndNodeSpec, BeforeValidator(_kind_alone)] = Field(
+    output_node: Annotated[EndNodeSpec, KIND_ALONE] = Field(
         default=EndNodeSpec(), description="gathers what goes out of the stage"
     )
     wiring: AnyWiring = Field(description="which nodes feed which")
@@ -138,7 +134,7 @@ class StageSpec(Spec):
         default="sum", description="how a node joins what it receives from several others"
     )
     edge_weights: AnyEdgeWeights = Field(default=Fixed(), description="what the edges weigh")
-    nodes: dict[Name, Annotated[NodeSpec, BeforeValidator(_kind_alone)]] = Field(
+    nodes: dict[Name, Annotated[NodeSpec, KIND_ALONE]] = Field(
         default={},
         description="per-node exceptions by node name: n1 .. n<depth>, or explicit names",
     )
@@ -161,9 +157,7 @@ class NetworkSpec(Spec):
         description="every stage draws from its own stream, seeded by this and the stage's name",
     )
     input_shape: tuple[Size, Size, Size] = Field(description="channels, height, width")
-    stem: Annotated[StemSpec, BeforeValidator(_kind_alone)] = Field(
-        description="the layers before the first stage"
-    )
+    stem: Annotated[StemSpec, KIND_ALONE] = Field(description="the layers before the first stage")
     stages: tuple[StageSpec, ...] = Field(min_length=1, description="run one after another")
     head: HeadSpec = Field(description="the layers after the last stage")
     limits: Limits = Field(default=Limits(), description="from where on a size is an accident")

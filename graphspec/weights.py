@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
+
+from graphspec.names import KIND_ALONE
 
 
 class EdgeWeights(BaseModel):
@@ -61,10 +63,6 @@ class Routed(EdgeWeights):
     )
 
 
-def _kind_alone(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
-
-
 AnyEdgeWeights = Annotated[
-    Annotated[Fixed | Learned | Routed, Field(discriminator="kind")], BeforeValidator(_kind_alone)
+    Annotated[Fixed | Learned | Routed, Field(discriminator="kind")], KIND_ALONE
 ]

@@ -8,10 +8,11 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
+from graphspec.names import KIND_ALONE
 from graphspec.wiring._base import WIRINGS as WIRINGS
 from graphspec.wiring._base import Edges as Edges
 from graphspec.wiring._base import Wiring as Wiring
@@ -22,14 +23,10 @@ for _entry_point in entry_points(group="graphc.wirings"):
     WIRINGS.register(_entry_point.load())
 
 
-def _kind_alone(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
-
-
 if TYPE_CHECKING:
     AnyWiring = Wiring
 else:
     AnyWiring = Annotated[
         Annotated[Union[tuple(WIRINGS.values())], Field(discriminator="kind")],
-        BeforeValidator(_kind_alone),
+        KIND_ALONE,
     ]
