@@ -18,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 from compiler import catalog
 from compiler.construction import construct
 from graphspec import Edge, Fixed, Learned, NetworkGraph, Node, Routed, StageGraph
-from runtime.aggregate import Concat, LearnedSum, RoutedConcat, RoutedSum, Sum, Tap
+from runtime.aggregate import Concat, LearnedSum, RoutedConcat, RoutedSum, Sum
 from runtime.gating import Gate, NoScores
 from runtime.outputs import Wiring
+from runtime.weighted_sum import Tap
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,17 @@ def lower_stage(stage: StageGraph) -> fx.GraphModule:
             value = _call(program, f"tap.{node.name}", (value,), origin)
         values.append(value)
         if plan.receivers and node.role != "output":
-            adjacency = _route(root, program, stage, index, value, adjacency, threshold, plan)
+            adjacency = _route(
+                root,
+                program,
+                stage,
+                index,
+                value,
+                adjacency,
+                threshold,
+                plan,
+                is_tapped=index in shared,
+            )
     program.output(values[-1])
     program.lint()
     module = fx.GraphModule(root, program, class_name=_class_name(stage.name))
@@ -242,6 +253,8 @@ def _route(
     adjacency: fx.Node | None,
     threshold: fx.Node | None,
     plan: _Routes,
+    *,
+    is_tapped: bool,
 ) -> fx.Node:
     """Appends router and gate of node `index`; returns the adjacency with its column."""
     node = stage.nodes[index]
@@ -277,7 +290,8 @@ def _route(
     )
     _add(root, "gate", node.name, gate)
     origin = Origin(stage.name, node.name, "gate")
-    return _call(program, f"gate.{node.name}", (scores, adjacency, threshold), origin)
+    arguments = (scores, adjacency, threshold, *((value,) if is_tapped else ()))
+    return _call(program, f"gate.{node.name}", arguments, origin)
 
 
 def _add(root: nn.Module, group: str, name: str, module: nn.Module) -> None:

@@ -25,9 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compiler.complexity import count
 from graphspec import NetworkGraph
-from runtime.aggregate import LearnedSum, RoutedSum, Tap
+from runtime.aggregate import LearnedSum, RoutedSum
 from runtime.gating import pin_routes
 from runtime.outputs import stages, wiring, with_outputs
+from runtime.weighted_sum import Tap
 
 WARM_UP = 2
 MB = 2**20

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.adjacency import append_column, selector
+from runtime.weighted_sum import tapped_column
 
 Mode = Literal["soft", "masked"]
 Rule = Literal["consistent", "literal"]
@@ -39,10 +40,10 @@ class Gate(nn.Module):
     a < tau is closed, a node whose input edges are all closed is removed, and with it its
     output edges; an open edge weighs psi(a) (`rule` "consistent") or a ("literal").
     Edges of the stage that are not routed keep their fixed or learned weight. `pinned` holds
-    what `pin_routes` asked for.
+    what `pin_routes` asked for. `value` is what the node puts out, where it comes from a `Tap`.
 
-    Shape: scores (B, R), adjacency (B, N, node) or None, threshold (receivers,) or None
-        -> (B, N, node + 1)
+    Shape: scores (B, R), adjacency (B, N, node) or None, threshold (receivers,) or None,
+        value (B, C, H, W) or None -> (B, N, node + 1)
     """
 
     pinned: Tensor | None
@@ -80,7 +81,11 @@ class Gate(nn.Module):
         self.register_buffer("pinned", None, persistent=False)
 
     def forward(
-        self, scores: Tensor, adjacency: Tensor | None = None, threshold: Tensor | None = None
+        self,
+        scores: Tensor,
+        adjacency: Tensor | None = None,
+        threshold: Tensor | None = None,
+        value: Tensor | None = None,
     ) -> Tensor:
         weights = scores
         if threshold is not None and self.thresholds is not None:
@@ -92,6 +97,7 @@ class Gate(nn.Module):
             weights = weights * pinned if is_mask else pinned.expand_as(weights)
         if self.removable and adjacency is not None and not self.training and self.mode != "soft":
             weights = weights * (adjacency[:, self.node] != 0).any(dim=1, keepdim=True)
+        weights = tapped_column(weights, self.targets, value)
         return append_column(adjacency, weights, self.targets, self.num_nodes)
 
     def _gated(self, scores: Tensor, threshold: Tensor) -> Tensor:

@@ -78,6 +78,47 @@ void sum_NAME(const TYPE *const *x, const float *w, TYPE *out, int64_t S, int64_
   }
 }
 
+/* sum_NAME, and dots[b, t, s] = sum over tile t of x[s][b, l] * y[b, l] */
+void both_NAME(const TYPE *const *x, const float *w, const TYPE *y, TYPE *out, float *dots,
+               int64_t S, int64_t B, int64_t L, int64_t stride, int threads) {
+  const int64_t tiles = (L + TILE - 1) / TILE;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t job = 0; job < B * tiles; job++) {
+    const int64_t b = job / tiles, start = b * L + job % tiles * TILE;
+    const int64_t left = (b + 1) * L - start, n = left < TILE ? left : TILE;
+    const float *wb = w + b * stride;
+    const TYPE *z = y + start;
+    float *found = dots + job * S;
+    float total[TILE];
+    for (int64_t i = 0; i < n; i++) total[i] = 0;
+    int64_t s = 0;
+    for (; s + 1 < S; s += 2) {
+      const TYPE *p = x[s] + start, *q = x[s + 1] + start;
+      const float wp = wb[s], wq = wb[s + 1];
+      float dp = 0, dq = 0;
+      for (int64_t i = 0; i < n; i++) {
+        const float pi = load_NAME(p[i]), qi = load_NAME(q[i]), zi = load_NAME(z[i]);
+        total[i] += wp * pi + wq * qi;
+        dp += pi * zi;
+        dq += qi * zi;
+      }
+      found[s] = dp, found[s + 1] = dq;
+    }
+    if (s < S) {
+      const TYPE *p = x[s] + start;
+      const float wp = wb[s];
+      float dp = 0;
+      for (int64_t i = 0; i < n; i++) {
+        const float pi = load_NAME(p[i]);
+        total[i] += wp * pi;
+        dp += pi * load_NAME(z[i]);
+      }
+      found[s] = dp;
+    }
+    for (int64_t i = 0; i < n; i++) out[start + i] = store_NAME(total[i]);
+  }
+}
+
 /* out[b, c, s] = sum over chunk c of x[s][b, l] * y[b, l] */
 void dot_NAME(const TYPE *const *x, const TYPE *y, float *out, int64_t S, int64_t B, int64_t L,
               int threads) {
@@ -145,6 +186,28 @@ def dot_products(values: Sequence[Tensor], other: Tensor) -> Tensor:
         torch.get_num_threads(),
     )
     return parts.sum(1)
+
+
+def sum_and_dot_products(
+    values: Sequence[Tensor], weights: Tensor, other: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of values, and <values[s], other>, from one reading of the values.
+
+    Shape: S values (B, ...), weights (B or 1, S), other (B, ...) -> (B, ...), (B, S)
+    """
+    name, _ = _TYPES[other.dtype]
+    batch, length = len(other), other[0].numel()
+    weights = weights.detach().float().contiguous()
+    total = torch.empty_like(other)
+    parts = torch.empty(batch, -(-length // TILE), len(values))
+    getattr(library(), f"both_{name}")(
+        _pointers(values),
+        *map(_pointer, (weights, other, total, parts)),
+        *map(ctypes.c_int64, (len(values), batch, length)),
+        ctypes.c_int64(len(values) if len(weights) > 1 else 0),
+        torch.get_num_threads(),
+    )
+    return total, parts.sum(1)
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

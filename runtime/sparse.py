@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from runtime.aggregate import RoutedConcat, RoutedSum, add_up
+from runtime.aggregate import RoutedConcat, RoutedSum
 from runtime.gating import Gate, gates
 from runtime.outputs import stages, wiring
+from runtime.weighted_sum import add_up
 
 
 def sparse(model: fx.GraphModule) -> fx.GraphModule:

@@ -22,8 +22,9 @@ from compiler.features import Level, levels
 from compiler.interop._examples import examples
 from compiler.lower import lower
 from graphspec import NetworkGraph, NetworkSpec, load
-from runtime.aggregate import LearnedSum, RoutedConcat, RoutedSum, Tap
+from runtime.aggregate import LearnedSum, RoutedConcat, RoutedSum
 from runtime.gating import Gate, NoScores
+from runtime.weighted_sum import Tap
 
 try:
     from timm.models import (
