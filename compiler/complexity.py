@@ -1,24 +1,28 @@
 """What a network costs: parameters, multiply-adds and activations, by stage and node.
 
-Operations are counted by torch's own flop counter on the meta device; only the attribution to
-the spec's names, and the aggregation, which that counter sees or not depending on how it is
-written, are ours.
+Operations are counted by the formulas of torch's own flop counter; only the attribution to the
+spec's names, and the aggregation, which those see or not depending on how it is written, are
+ours. The counter itself is not used: it loads torch's compiler, for seconds.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from math import prod
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from compiler.analysis import analyze
-from compiler.lower import Origin, lower
+from compiler.lower import NoDraws, Origin, lower
 from graphspec import NetworkGraph, NetworkSpec
 from runtime.aggregate import LearnedSum, RoutedSum, Sum
+from runtime.outputs import stages
 
 RULE = (
     "one multiply-add a MAC; conv_macs: convolutions alone; macs: convolutions, linear layers, "
@@ -26,6 +30,9 @@ RULE = (
     "activation or pooling"
 )
 _CONVOLUTION = torch.ops.aten.convolution
+LARGE = 1 << 28
+"""Elements of a network's features and weights, roughly, from which it is counted on the meta
+device: that takes no memory, and the seconds in which torch loads its compiler for it."""
 
 
 @dataclass(frozen=True)
@@ -74,62 +81,119 @@ class Complexity:
 
 
 def count(network: NetworkSpec | NetworkGraph) -> Complexity:
-    """The cost of a network; nothing is allocated.
+    """The cost of a network; no convolution is computed, and no weight drawn.
 
     Raises:
         SpecError: when the spec is wrong.
     """
     graph = network if isinstance(network, NetworkGraph) else analyze(network)[0]
-    with torch.device("meta"):
+    with torch.device("cpu" if _size(graph) < LARGE else "meta"), NoDraws():
         model = lower(graph).eval()
         x = torch.empty(1, *graph.input_shape)
-    return Complexity(graph.name, graph.input_shape, tuple(_rows(graph, model, x)))
-
-
-def _rows(graph: NetworkGraph, model: fx.GraphModule, x: Tensor) -> list[Cost]:
-    activations: dict[str, int] = {}
-
-    def record(name: str, _module: nn.Module, _input: object, output: Tensor) -> None:
-        activations[name] = output.numel()
-
-    hooks = [
-        module.register_forward_hook(partial(record, name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    counter = _Counter(model)
+    with counter, torch.no_grad():
         model(x)
-    for hook in hooks:
-        hook.remove()
-    prefix = f"{type(model).__name__}."
-    flops = {
-        name.removeprefix(prefix): counts for name, counts in counter.get_flop_counts().items()
-    }
+    return Complexity(graph.name, graph.input_shape, tuple(_rows(graph, model, counter)))
 
+
+def _size(graph: NetworkGraph) -> int:
+    nodes = [node for stage in graph.stages for node in stage.nodes]
+    shapes = [(node.in_shape or (0,), node.out_shape or (0,)) for node in nodes]
+    features = [graph.input_shape, graph.stem_shape or (0,), *(out for _, out in shapes)]
+    return sum(map(prod, features)) + sum(before[0] * after[0] for before, after in shapes)
+
+
+class _ByFormula:
+    """Counts operations by the formulas of `torch.utils.flop_counter`; convolves nothing.
+
+    `macs` and `activations` are by the module that a program calls.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called = ""
+        self.macs: dict[str, Counter[Any]] = {}
+        self.activations: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        operation = func.overloadpacket
+        if operation is _CONVOLUTION and not args[6]:
+            result = args[0].new_empty(_convolved(*args[:6]))
+        else:
+            result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(operation)
+        if formula is not None:
+            flops = formula(*args, **(kwargs or {}), out_val=result)
+            self.macs.setdefault(self.called, Counter())[operation] += flops // 2
+        if operation is _CONVOLUTION:
+            self.activations[self.called] += result.numel()
+        return result
+
+
+class _Counter(_ByFormula, TorchDispatchMode):
+    """Knows which module of `model` is called. A network that is counted is thrown away.
+
+    Its own class, because torch loads its compiler for what a mode's own class dispatches.
+    """
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__()
+        programs = [("", model), *((f"{name}.", stage) for name, stage in stages(model))]
+        for prefix, program in programs:
+            for call in program.graph.find_nodes(op="call_module"):
+                module = program.get_submodule(str(call.target))
+                module.register_forward_pre_hook(partial(self._enter, f"{prefix}{call.target}"))
+
+    def _enter(self, name: str, _module: nn.Module, _inputs: Any) -> None:
+        self.called = name
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    _bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> list[int]:
+    """The shape of a convolution's output."""
+    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    return [
+        x.shape[0],
+        weight.shape[0],
+        *((n + 2 * pad - gap * (k - 1) - 1) // step + 1 for n, k, step, pad, gap in sizes),
+    ]
+
+
+def _rows(graph: NetworkGraph, model: fx.GraphModule, counter: _Counter) -> list[Cost]:
     def cost(origin: Origin, target: str, module: nn.Module, aggregated: int) -> Cost:
-        counts = flops.get(target, {})
-        macs = sum(counts.values()) // 2
-        conv = counts.get(_CONVOLUTION, 0) // 2
+        macs = counter.macs.get(target, Counter[Any]())
         return Cost(
             stage=origin.stage,
             node=origin.node,
             part=origin.part,  # pyright: ignore[reportArgumentType]
             params=sum(p.numel() for p in module.parameters()),
-            conv_macs=conv,
-            macs=macs + aggregated,
-            activations=sum(n for name, n in activations.items() if _within(name, target)),
+            conv_macs=macs[_CONVOLUTION],
+            macs=macs.total() + aggregated,
+            activations=counter.activations[target],
         )
 
     rows: list[Cost] = []
-    stages = {stage.name: stage for stage in graph.stages}
+    by_name = {stage.name: stage for stage in graph.stages}
     for call in model.graph.find_nodes(op="call_module"):
         target = str(call.target)
         module = model.get_submodule(target)
-        if target not in stages:
+        if target not in by_name:
             rows.append(cost(call.meta["graphc"], target, module, 0))
             continue
         assert isinstance(module, fx.GraphModule)
-        elements = {node.name: _elements(node.in_shape) for node in stages[target].nodes}
+        elements = {node.name: _elements(node.in_shape) for node in by_name[target].nodes}
         threshold = dict(module.named_parameters(recurse=False)).get("threshold")
         if threshold is not None:
             rows.append(Cost(target, "", "threshold", threshold.numel(), 0, 0, 0))
@@ -153,7 +217,3 @@ def _aggregated(module: nn.Module, num_sources: int) -> int:
 def _elements(shape: tuple[int, int, int] | None) -> int:
     channels, height, width = shape or (0, 0, 0)
     return channels * height * width
-
-
-def _within(name: str, target: str) -> bool:
-    return name == target or name.startswith(f"{target}.")

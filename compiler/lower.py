@@ -45,13 +45,13 @@ def lower(graph: NetworkGraph) -> fx.GraphModule:
     Shape: the result maps (B, C, H, W) images to (B, num_classes) logits
     """
     if torch.get_default_device().type == "meta":
-        with _NoDraws():
+        with NoDraws():
             return _lower(graph)
     return _lower(graph)
 
 
-class _NoDraws(TorchFunctionMode):
-    """Skips the drawing of weights that do not exist: torch would load its compiler for that."""
+class NoDraws(TorchFunctionMode):
+    """Leaves weights undrawn that nobody reads; on "meta" torch loads its compiler to draw."""
 
     def __torch_function__(
         self,
