@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from runtime import kernels
 from runtime.adjacency import append_column, read_row
-from runtime.weighted_sum import Tap, add_up, tapped_column, weighted_sum
+from runtime.kernels import cpu
+from runtime.weighted_sum import Tap, tapped_column, weighted_sum
 
 DEPTH = 4
 
@@ -400,100 +401,25 @@ def test_distributed_data_parallel(tmp_path):
     assert_equal([p.grad for p in ours.parameters()], gradients(plain, x)[2:])
 
 
-class TestKernels:
-    """What is large enough goes through compiled kernels, where there is a compiler."""
+@both_kinds
+def test_large_tensors_go_through_kernels_once_each(monkeypatch, routed):
+    if cpu.library() is None:
+        pytest.skip("no C compiler on this machine")
+    used = []
 
-    SHAPE = (2, 16, 47, 47)  # no multiple of a tile or a chunk
+    def watch(name):
+        call = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *a: used.append(name) or call(*a))
 
-    @pytest.fixture(autouse=True)
-    def _needs_a_compiler(self):
-        if kernels.library() is None:
-            pytest.skip("no C compiler on this machine")
+    for name in ("weighted_sum", "dot_products", "sum_and_dot_products"):
+        watch(name)
+    ours, plain = (Stage(16, batch=2, routed=routed, plain=p) for p in (False, True))
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn((2, 16, 47, 47), generator=torch.Generator().manual_seed(1))
 
-    def operands(self, dtype, memory_format, batch):
-        generator = torch.Generator().manual_seed(0)
-        values = [
-            torch.randn(self.SHAPE, generator=generator).to(dtype, memory_format=memory_format)
-            for _ in range(6)
-        ]
-        return values, torch.rand(batch, 6, generator=generator)
-
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-    @pytest.mark.parametrize("batch", [1, 2])
-    def test_sums_and_dot_products(self, dtype, memory_format, batch):
-        values, weights = self.operands(dtype, memory_format, batch)
-        assert kernels.fits(values)
-        tolerance = {"rtol": 2**-8, "atol": 2**-8} if dtype == torch.bfloat16 else {}
-
-        total = add_up(values, weights)
-        dots = kernels.dot_products(values, values[0])
-        again, same_dots = kernels.sum_and_dot_products(values, weights, values[0])
-
-        exact = products([value.double() for value in values], weights.double())
-        torch.testing.assert_close(total, exact.to(dtype), **tolerance)
-        assert total.is_contiguous(memory_format=memory_format)
-        expected = torch.stack(
-            [(value.double() * values[0].double()).sum((1, 2, 3)) for value in values], dim=1
-        )
-        torch.testing.assert_close(dots.double(), expected, rtol=1e-4, atol=1e-2)
-        torch.testing.assert_close(again, total, **tolerance)
-        assert again.is_contiguous(memory_format=memory_format)
-        torch.testing.assert_close(same_dots.double(), expected, rtol=1e-4, atol=1e-2)
-
-    @both_kinds
-    def test_gradients(self, monkeypatch, routed):
-        used = []
-
-        def watch(name):
-            call = getattr(kernels, name)
-            monkeypatch.setattr(kernels, name, lambda *a: used.append(name) or call(*a))
-
-        for name in ("weighted_sum", "dot_products", "sum_and_dot_products"):
-            watch(name)
-        ours, plain = (Stage(16, batch=2, routed=routed, plain=p) for p in (False, True))
-        plain.load_state_dict(ours.state_dict())
-        x = torch.randn(self.SHAPE, generator=torch.Generator().manual_seed(1))
-
-        assert_equal(gradients(ours, x), gradients(plain, x), rtol=1e-3, atol=1e-3)
-        forward = ["weighted_sum"] * DEPTH
-        if routed:
-            assert used == [*forward, *["sum_and_dot_products"] * DEPTH], "one pass a value"
-        else:
-            assert used == [*forward, *["dot_products", "weighted_sum"] * DEPTH]
-
-    def test_infinities_and_nans_pass(self):
-        values, weights = self.operands(torch.float32, torch.contiguous_format, 1)
-        values[1][0, 0, 0, 0], values[2][1, 0, 0, 0] = torch.nan, torch.inf
-
-        total = add_up(values, weights)
-
-        assert total[0, 0, 0, 0].isnan()
-        assert total[1, 0, 0, 0].isinf()
-        rounded = add_up([value.bfloat16() for value in values], weights)
-        assert rounded[0, 0, 0, 0].isnan()
-
-    def test_denormal_numbers_stay_on(self):
-        assert torch.tensor([1e-40]).mul(0.5).item() > 0
-
-    def test_without_a_compiler_torch_computes_the_same(self, monkeypatch):
-        values, weights = self.operands(torch.float32, torch.channels_last, 2)
-        with_kernels = weighted_sum(values, weights)
-        monkeypatch.setenv("CC", "no-such-compiler")
-        kernels.library.cache_clear()
-        try:
-            assert not kernels.fits(values)
-            torch.testing.assert_close(weighted_sum(values, weights), with_kernels)
-        finally:
-            monkeypatch.undo()
-            kernels.library.cache_clear()
-
-    def test_a_compiler_that_fails_is_no_error(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("CC", "false")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        kernels.library.cache_clear()
-        try:
-            assert kernels.library() is None
-        finally:
-            monkeypatch.undo()
-            kernels.library.cache_clear()
+    assert_equal(gradients(ours, x), gradients(plain, x), rtol=1e-3, atol=1e-3)
+    forward = ["weighted_sum"] * DEPTH
+    if routed:
+        assert used == [*forward, *["sum_and_dot_products"] * DEPTH], "one pass a value"
+    else:
+        assert used == [*forward, *["dot_products", "weighted_sum"] * DEPTH]

@@ -1,11 +1,4 @@
-"""Weighted sums in one pass over memory on a CPU, built at first use by the machine's C compiler.
-
-A sum of S tensors by torch's operations writes and reads its total S times. These kernels read
-each operand once. They are optional: where there is no compiler, or none of these functions
-fits, `runtime.aggregate` uses torch's operations and computes the same sums.
-"""
-# Whether a dispatch mode is on is told by a private function of torch alone.
-# pyright: reportPrivateUsage=false
+"""The kernels of CPUs: C, built at first use by the machine's own compiler, in half a second."""
 
 from __future__ import annotations
 
@@ -22,9 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-
-SMALLEST = 1 << 16
-"""Elements of a sum below which torch's operations are as fast: nothing is compiled for them."""
 
 TILE, CHUNK = 2048, 16384
 """Elements of a total that stay in the first cache; elements of a dot product's part."""
@@ -136,86 +126,56 @@ void dot_NAME(const TYPE *const *x, const TYPE *y, float *out, int64_t S, int64_
   }
 }
 """
-_TYPES = {torch.float32: ("f32", "float"), torch.bfloat16: ("bf16", "uint16_t")}
+TYPES = {torch.float32: ("f32", "float"), torch.bfloat16: ("bf16", "uint16_t")}
 _VECTORS = {
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
 }
 
 
-def fits(tensors: Sequence[Tensor]) -> bool:
-    """Whether the kernels take these tensors: plain CPU tensors of one type, large enough."""
-    first = tensors[0]
-    return (
-        first.dtype in _TYPES
-        and first.numel() >= SMALLEST
-        and torch._C._len_torch_dispatch_stack() == 0
-        and all(type(tensor) is Tensor and tensor.device.type == "cpu" for tensor in tensors)
-        and library() is not None
-    )
+def is_available() -> bool:
+    """Whether this machine's compiler has built them."""
+    return library() is not None
 
 
 def weighted_sum(values: Sequence[Tensor], weights: Tensor, total: Tensor) -> None:
-    """Writes sum_s weights[:, s] * values[s] to `total`; all in one order, without gaps.
-
-    Shape: S values (B, ...), weights (B or 1, S), total (B, ...)
-    """
-    name, _ = _TYPES[total.dtype]
-    weights = weights.detach().float().contiguous()
-    getattr(library(), f"sum_{name}")(
-        _pointers(values),
-        *map(_pointer, (weights, total)),
-        *map(ctypes.c_int64, (len(values), len(total), total[0].numel())),
-        ctypes.c_int64(len(values) if len(weights) > 1 else 0),
-        torch.get_num_threads(),
-    )
+    """See `runtime.kernels.weighted_sum`."""
+    _call("sum", values, (weights, total), weights)
 
 
 def dot_products(values: Sequence[Tensor], other: Tensor) -> Tensor:
-    """<values[s], other> of every sample, in float32; all in one order, without gaps.
-
-    Shape: S values (B, ...), other (B, ...) -> (B, S)
-    """
-    name, _ = _TYPES[other.dtype]
-    batch, length = len(other), other[0].numel()
-    parts = torch.empty(batch, -(-length // CHUNK), len(values))
-    getattr(library(), f"dot_{name}")(
-        _pointers(values),
-        *map(_pointer, (other, parts)),
-        *map(ctypes.c_int64, (len(values), batch, length)),
-        torch.get_num_threads(),
-    )
+    """See `runtime.kernels.dot_products`."""
+    parts = torch.empty(len(other), -(-other[0].numel() // CHUNK), len(values))
+    _call("dot", values, (other, parts))
     return parts.sum(1)
 
 
 def sum_and_dot_products(
-    values: Sequence[Tensor], weights: Tensor, other: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The weighted sum of values, and <values[s], other>, from one reading of the values.
+    values: Sequence[Tensor], weights: Tensor, other: Tensor, total: Tensor
+) -> Tensor:
+    """See `runtime.kernels.sum_and_dot_products`."""
+    parts = torch.empty(len(other), -(-other[0].numel() // TILE), len(values))
+    _call("both", values, (weights, other, total, parts), weights)
+    return parts.sum(1)
 
-    Shape: S values (B, ...), weights (B or 1, S), other (B, ...) -> (B, ...), (B, S)
-    """
-    name, _ = _TYPES[other.dtype]
-    batch, length = len(other), other[0].numel()
-    weights = weights.detach().float().contiguous()
-    total = torch.empty_like(other)
-    parts = torch.empty(batch, -(-length // TILE), len(values))
-    getattr(library(), f"both_{name}")(
-        _pointers(values),
-        *map(_pointer, (weights, other, total, parts)),
-        *map(ctypes.c_int64, (len(values), batch, length)),
-        ctypes.c_int64(len(values) if len(weights) > 1 else 0),
+
+def _call(
+    function: str,
+    values: Sequence[Tensor],
+    operands: Sequence[Tensor],
+    weights: Tensor | None = None,
+) -> None:
+    first = values[0]
+    sizes = [len(values), len(first), first[0].numel()]
+    if weights is not None:  # a stride of 0 where all samples share them
+        sizes.append(len(values) if len(weights) > 1 else 0)
+    pointers = (ctypes.c_void_p * len(values))(*(value.data_ptr() for value in values))
+    getattr(library(), f"{function}_{TYPES[first.dtype][0]}")(
+        pointers,
+        *(ctypes.c_void_p(operand.data_ptr()) for operand in operands),
+        *map(ctypes.c_int64, sizes),
         torch.get_num_threads(),
     )
-    return total, parts.sum(1)
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 @cache
@@ -229,7 +189,7 @@ def library() -> ctypes.CDLL | None:
     reorder = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
     flags = ["-O3", *reorder, "-fopenmp", "-shared", "-fPIC", *vectors]
     source = _SOURCE + "".join(
-        _TEMPLATE.replace("NAME", name).replace("TYPE", ctype) for name, ctype in _TYPES.values()
+        _TEMPLATE.replace("NAME", name).replace("TYPE", ctype) for name, ctype in TYPES.values()
     )
     source = source.replace("TILE", str(TILE)).replace("CHUNK", str(CHUNK))
     key = hashlib.sha256("\0".join([source, compiler, *flags]).encode()).hexdigest()[:16]

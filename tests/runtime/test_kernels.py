@@ -1,0 +1,141 @@
+"""Weighted sums and dot products that read each operand once: those of the CPU, and of Triton.
+
+Triton's run in its interpreter where there is no GPU: the same program, instruction by
+instruction, on tensors in the machine's memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+import pytest
+import torch
+
+from runtime import kernels
+from runtime.kernels import cpu
+from runtime.weighted_sum import add_up, weighted_sum
+
+SHAPE = (2, 16, 47, 47)  # no multiple of a tile or a chunk
+MODULE = "runtime.kernels.cuda"
+
+needs_a_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+layouts = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+types = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+batches = pytest.mark.parametrize("batch", [1, 2])
+
+
+def operands(dtype, memory_format, batch, device="cpu"):
+    generator = torch.Generator().manual_seed(0)
+    values = [
+        torch.randn(SHAPE, generator=generator).to(device, dtype, memory_format=memory_format)
+        for _ in range(6)
+    ]
+    return values, torch.rand(batch, 6, generator=generator).to(device)
+
+
+def assert_exact(values, weights, total, dots, again, same_dots, *, rounding=2**-8):
+    """`rounding` is that of bfloat16."""
+    dtype = values[0].dtype
+    tolerance = {} if dtype == torch.float32 else {"rtol": rounding, "atol": rounding}
+    exact = sum(
+        value.double() * weights.double()[:, i].reshape(-1, 1, 1, 1)
+        for i, value in enumerate(values)
+    )
+    products = [(value.double() * values[0].double()).sum((1, 2, 3)) for value in values]
+    for ours in (total, again):
+        torch.testing.assert_close(ours, exact.to(dtype), **tolerance)
+        assert ours.stride() == values[0].stride()
+    for ours in (dots, same_dots):
+        torch.testing.assert_close(ours.double(), torch.stack(products, 1), rtol=1e-4, atol=1e-2)
+
+
+@needs_a_compiler
+@types
+@layouts
+@batches
+def test_on_a_cpu(dtype, memory_format, batch):
+    values, weights = operands(dtype, memory_format, batch)
+    assert kernels.fits(values)
+    total = add_up(values, weights)
+    dots = kernels.dot_products(values, values[0])
+    assert_exact(
+        values, weights, total, dots, *kernels.sum_and_dot_products(values, weights, values[0])
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
+@types
+def test_in_tritons_interpreter(monkeypatch, dtype):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    triton_kernels = importlib.import_module(MODULE)
+    try:
+        for batch in (1, 2):
+            values, weights = operands(dtype, torch.channels_last, batch)
+            total, again = torch.empty_like(values[0]), torch.empty_like(values[0])
+            triton_kernels.weighted_sum(values, weights, total)
+            dots = triton_kernels.dot_products(values, values[0])
+            same = triton_kernels.sum_and_dot_products(values, weights, values[0], again)
+            # The interpreter cuts bfloat16 off where hardware rounds.
+            assert_exact(values, weights, total, dots, again, same, rounding=2**-7)
+    finally:
+        del sys.modules[MODULE]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@layouts
+@batches
+def test_on_a_gpu(dtype, memory_format, batch):
+    values, weights = operands(dtype, memory_format, batch, "cuda")
+    assert kernels.fits(values)
+    total = add_up(values, weights)
+    dots = kernels.dot_products(values, values[0])
+    assert_exact(
+        values, weights, total, dots, *kernels.sum_and_dot_products(values, weights, values[0])
+    )
+
+
+@needs_a_compiler
+def test_infinities_and_nans_pass():
+    values, weights = operands(torch.float32, torch.contiguous_format, 1)
+    values[1][0, 0, 0, 0], values[2][1, 0, 0, 0] = torch.nan, torch.inf
+
+    total = add_up(values, weights)
+
+    assert total[0, 0, 0, 0].isnan()
+    assert total[1, 0, 0, 0].isinf()
+    rounded = add_up([value.bfloat16() for value in values], weights)
+    assert rounded[0, 0, 0, 0].isnan()
+
+
+def test_denormal_numbers_stay_on():
+    assert torch.tensor([1e-40]).mul(0.5).item() > 0
+
+
+@needs_a_compiler
+def test_without_a_compiler_torch_computes_the_same(monkeypatch):
+    values, weights = operands(torch.float32, torch.channels_last, 2)
+    with_kernels = weighted_sum(values, weights)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    cpu.library.cache_clear()
+    try:
+        assert not kernels.fits(values)
+        torch.testing.assert_close(weighted_sum(values, weights), with_kernels)
+    finally:
+        monkeypatch.undo()
+        cpu.library.cache_clear()
+
+
+def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu.library.cache_clear()
+    try:
+        assert cpu.library() is None
+    finally:
+        monkeypatch.undo()
+        cpu.library.cache_clear()
