@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from graphspec import Report, SpecError
+from graphspec.layers import merge
 from graphspec.source import Tree, decode, plain, read, resolve_scalar
 from runtime.training.recipe import Recipe, RecipeError
 
@@ -66,13 +67,24 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         key, equals, text = override.partition("=")
         if not equals:
             raise RecipeError(override, "an override reads key=value, such as lr=0.05")
-        values[key.strip()] = _override_value(key, text)
+        _override(values, key.strip(), _override_value(key, text))
     return Recipe.from_mapping(values)
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """YAML text that `load_recipe` reads as an equal recipe."""
     return yaml.safe_dump(recipe.as_mapping(), sort_keys=False, default_flow_style=None)
+
+
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets an entry, or one of a section: `detection.min_size`."""
+    section, dot, name = key.partition(".")
+    if not dot:
+        values[key] = value
+    elif isinstance(values.get(section), dict):
+        values[section] = values[section] | {name: value}
+    else:
+        raise RecipeError(key, f"the recipe has no section {section!r}")
 
 
 def _override_value(key: str, text: str) -> Any:
@@ -106,9 +118,11 @@ def _entries(name: str, seen: tuple[str, ...]) -> dict[str, Tree]:
     if parent in (*seen, name):
         raise _located(extends, EXTENDS, " -> ".join((*seen, name, parent)) + " is a circle")
     try:
-        return _entries(parent, (*seen, name)) | entries
+        below = _entries(parent, (*seen, name))
     except NoSuchRecipeError as error:
         raise _located(extends, EXTENDS, str(error)) from None
+    laid_over = {key: merge(below[key], tree) for key, tree in entries.items() if key in below}
+    return below | entries | laid_over
 
 
 def _read(content: bytes, file: str) -> _Layer:
@@ -129,12 +143,18 @@ def _checked(values: dict[str, Any], entries: dict[str, Tree]) -> Recipe:
     try:
         return Recipe.from_mapping(values)
     except RecipeError as error:
-        tree = entries.get(error.key) or next(iter(entries.values()), None)
+        tree = _find(entries, error.key) or next(iter(entries.values()), None)
         raise _located(tree, error.key, error.message) from None
+
+
+def _find(entries: dict[str, Tree], key: str) -> Tree | None:
+    section, _, name = key.partition(".")
+    tree = entries.get(section)
+    return tree and ((tree.mapping or {}).get(name) or tree)
 
 
 def _located(tree: Tree | None, key: str, message: str) -> SpecError:
     report = Report()
-    path = (key,) if key else ()
+    path = tuple(key.split(".")) if key else ()
     report.add("error", "recipe", path, message, None, tree and tree.span)
     return SpecError(report.diagnostics)

@@ -1,4 +1,4 @@
-"""From a spec, a recipe and data to a run folder, and from a run folder to its accuracy.
+"""From a spec, a recipe and data to a run folder, and from a run folder to its figures.
 
 A run folder opens without this package: `spec.resolved.yaml`, `recipe.yaml`, `run.json`,
 `weights.safetensors`, `metrics.jsonl`, `metrics.csv`, `graph.svg`, `checkpoint/`.
@@ -7,12 +7,11 @@ A run folder opens without this package: `spec.resolved.yaml`, `recipe.yaml`, `r
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import platform
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
@@ -21,49 +20,33 @@ import torch
 from torch import fx, nn
 
 from compiler.analysis import analyze
-from compiler.driver import compile
+from compiler.job import Job
 from compiler.mac_share import node_macs
 from compiler.recipes import dump_recipe, load_recipe
-from graphspec import NetworkSpec, Report, content_hash, dump, load, resolve
+from compiler.tasks import SETTINGS, TEST_BATCH, check_data, load_network
+from graphspec import content_hash, dump, load, resolve
 from runtime.gating import Rule, gates, inference, set_inference
-from runtime.training.arrays import ArrayDataset
-from runtime.training.batches import Dataset, Share
+from runtime.training.batches import Dataset, Share, TrainingBatches
 from runtime.training.budget import MacBudget
 from runtime.training.checkpoint import save_weights, write_atomically, write_metrics
 from runtime.training.engine import PLAIN, Engine, Execution, Observer, Record
 from runtime.training.errors import StorageError
-from runtime.training.evaluation import evaluate, reestimate_batch_norm
+from runtime.training.evaluation import reestimate_batch_norm
 from runtime.training.processes import Processes, join
-from runtime.training.recipe import Recipe
-from runtime.training.sources import open_data
 
-TEST_BATCH = 500
+__all__ = [
+    "TEST_BATCH",
+    "Job",
+    "Outcome",
+    "check_data",
+    "evaluate_run",
+    "load_network",
+    "read_manifest",
+    "train",
+]
+
 REESTIMATION_STEPS = 100
 """Batches for batch-norm statistics under another inference rule."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is trained on what. Equal jobs share a run folder, and with it their checkpoints."""
-
-    spec: NetworkSpec
-    recipe: Recipe
-    data: str
-    data_dir: Path = Path("data")
-    seed: int = 0
-    bf16: bool = False
-
-    @property
-    def identity(self) -> str:
-        """A hash of everything that decides the result; places and devices do not."""
-        parts = {
-            "spec": content_hash(self.spec),
-            "recipe": self.recipe.as_mapping(),
-            "data": self.data,
-            "seed": self.seed,
-            "bf16": self.bf16,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -71,36 +54,11 @@ class Outcome:
     """What a run came to; `trained` is False where it was complete before."""
 
     folder: Path
-    accuracy: float
+    figures: dict[str, float]
+    """accuracy; or AP and its relatives"""
     history: list[Record]
     seconds: float
     trained: bool
-
-
-def check_data(spec: NetworkSpec, data: Dataset) -> None:
-    """Compares the data with what the network takes and tells apart.
-
-    Raises:
-        SpecError: at `input_shape` and `head.num_classes`.
-    """
-    report = Report(spec.provenance)
-    if isinstance(data, ArrayDataset) and data.image_shape != spec.input_shape:
-        shape = list(data.image_shape)
-        report.error(
-            "data-shape",
-            ("input_shape",),
-            f"the network takes {list(spec.input_shape)}, but {data.name} has images of {shape}",
-            f"use --set 'input_shape={shape}', or other --data",
-        )
-    if data.num_classes != spec.head.num_classes:
-        report.error(
-            "data-classes",
-            ("head", "num_classes"),
-            f"the network tells {spec.head.num_classes} classes apart, but {data.name} has "
-            f"{data.num_classes}",
-            f"use --set head.num_classes={data.num_classes}, or other --data",
-        )
-    report.raise_errors()
 
 
 def train(
@@ -127,8 +85,9 @@ def train(
             finished = processes.from_first(_finished(folder, job, processes))
             if finished:
                 return finished
-            data = open_data(job.data, job.data_dir, job.spec.input_shape, download=download)
-            check_data(job.spec, data)
+            data = SETTINGS[job.task].open(job, download=download)
+            for note in data.notes:
+                observer.say(note)
             if processes.is_first:
                 _write_head(folder, job)
                 _draw(graph, folder)
@@ -146,27 +105,30 @@ class _Run:
         self,
         job: Job,
         folder: Path,
-        data: Dataset,
+        data: Dataset[Any],
         share: Share,
         processes: Processes,
         execution: Execution,
         workers: int,
     ) -> None:
         self.job, self.folder, self.data = job, folder, data
-        self.processes, self.execution, self.workers = processes, execution, workers
-        self.batches = data.training(job.recipe, share, job.seed, processes.device, workers)
+        self.processes, self.execution = processes, execution
+        self.setting = SETTINGS[job.task]
+        batches = data.training(job.recipe, share, job.seed, processes.device, workers)
+        self.task = self.setting.task(job, data, batches, processes, workers)
 
     def train(self, observer: Observer) -> Outcome:
         torch.manual_seed(self.job.seed)
-        model = compile(self.job.spec)
+        model, said = self.setting.build(self.job, self.data)
+        if said:
+            observer.say(said)
         is_literal = any(gate.rule == "literal" for gate in gates(model))
         if is_literal:  # until its batch-norm statistics are estimated, see below
             set_inference(model, mode="soft")
         engine = Engine(
             model,
             self.job.recipe,
-            self.batches,
-            self._test_batches,
+            self.task,
             self.folder / "checkpoint",
             _Recorder(observer, self.folder, self.processes),
             identity=self.job.identity,
@@ -175,41 +137,37 @@ class _Run:
             budget=self._budget(model),
         )
         history = engine.fit()
-        accuracy = history[-1]["test_accuracy"]
+        figures = self.setting.select(history[-1])
         if is_literal:
             set_inference(engine.result, mode="masked")
-            _reestimate(engine.result, self.data, self.job, self.processes.device, self.workers)
+            _reestimate(engine.result, self.task.batches, self.job)
             self.processes.share_buffers(engine.result)
-            accuracy = evaluate(engine.result, self._test_batches(), self.processes)["accuracy"]
+            figures = self.setting.select(self.task.evaluate(engine.result, self.processes))
         seconds = round(engine.seconds, 3)
         if self.processes.is_first:
-            self._write_result(engine, accuracy, seconds)
-        return Outcome(self.folder, accuracy, history, seconds, trained=True)
+            self._write_result(engine, figures, seconds)
+        return Outcome(self.folder, figures, history, seconds, trained=True)
 
-    def _budget(self, model: fx.GraphModule) -> Callable[[], MacBudget] | None:
+    def _budget(self, model: nn.Module) -> Callable[[], MacBudget] | None:
         target, weight = self.job.recipe.mac_budget, self.job.recipe.mac_budget_weight
         if target is None:
             return None
+        assert isinstance(model, fx.GraphModule)  # mac_budget is for classification
         macs, total = node_macs(self.job.spec)
         return lambda: MacBudget(model, macs, total, target=target, weight=weight)
 
-    def _test_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        device, rank, world = self.processes.device, self.processes.rank, self.processes.world
-        return self.data.testing(TEST_BATCH, device, self.workers, rank, world)
-
-    def _write_result(self, engine: Engine, accuracy: float, seconds: float) -> None:
+    def _write_result(self, engine: Engine[Any], figures: dict[str, float], seconds: float) -> None:
         averaged = engine.averaged is not None
         metadata = {
             "name": self.job.spec.name,
             "spec_hash": content_hash(self.job.spec),
             "run": self.job.identity,
             "weights": "averaged" if averaged else "last",
-            "accuracy": f"{accuracy:.6f}",
+            **{name: f"{value:.6f}" for name, value in figures.items()},
         }
         save_weights(self.folder / "weights.safetensors", engine.result.state_dict(), metadata)
-        normalization = self.data.normalization
         outcome = {
-            "accuracy": accuracy,
+            **figures,
             "seconds": seconds,
             "epochs": self.job.recipe.epochs,
             "steps": engine.step,
@@ -217,11 +175,7 @@ class _Run:
             "weights": metadata["weights"],
             "device": _device_name(self.processes.device),
             "processes": self.processes.world,
-            "normalization": {
-                "scale": normalization.scale,
-                "mean": normalization.mean,
-                "std": normalization.std,
-            },
+            **self.setting.describe(self.data),
         }
         _write_manifest(self.folder, self.job, "complete", outcome)
 
@@ -233,6 +187,9 @@ class _Recorder:
     observer: Observer
     folder: Path
     processes: Processes
+
+    def say(self, text: str) -> None:
+        self.observer.say(text)
 
     def on_resume(self, step: int, damaged: list[Path]) -> None:
         self.observer.on_resume(step, damaged)
@@ -254,13 +211,15 @@ def evaluate_run(
     *,
     data: str | None = None,
     data_dir: Path | None = None,
+    part: str | None = None,
     device: str = "auto",
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy of a finished run's network, under each inference mode if it has routed edges.
+    """The figures of a finished run's network, and the first of them under each inference mode.
 
-    The `reestimated` ones have batch-norm statistics estimated on training data under their own
-    rule; `masked_literal` keeps those of training, which do not fit it.
+    Modes are there if it has routed edges. The `reestimated` ones have batch-norm statistics
+    estimated on training data under their own rule; `masked_literal` keeps those of training,
+    which do not fit it.
 
     Raises:
         TrainingError: the folder is no finished run, or the data cannot be used.
@@ -268,66 +227,46 @@ def evaluate_run(
     manifest = read_manifest(folder)
     if manifest.get("status") != "complete":
         raise StorageError(f"{folder} is not finished; start its training command again")
-    spec = load(folder / "spec.resolved.yaml")
     chosen = manifest["data"]
     job = Job(
-        spec=spec,
+        spec=load(folder / "spec.resolved.yaml"),
         recipe=load_recipe(str(folder / "recipe.yaml")),
         data=data or chosen["name"],
         data_dir=data_dir or Path(chosen["folder"]),
         seed=manifest["seed"],
     )
-    dataset = open_data(job.data, job.data_dir, spec.input_shape)
-    check_data(spec, dataset)
-    # The network was trained on images of this mean and spread, whatever other data hold.
-    seen = manifest["normalization"]
-    dataset.normalization = replace(
-        dataset.normalization, mean=tuple(seen["mean"]), std=tuple(seen["std"])
-    )
+    setting = SETTINGS[job.task]
+    dataset = setting.open(job, part)
+    setting.adopt(dataset, manifest)
     processes = join(device)
-    model = load_network(folder).to(processes.device)
+    model = setting.load(folder).to(processes.device)
+    batches = dataset.training(
+        job.recipe, Share(job.recipe.batch_size), job.seed, processes.device, workers
+    )
+    task = setting.task(job, dataset, batches, processes, workers)
 
-    def accuracy() -> float:
-        batches = dataset.testing(TEST_BATCH, processes.device, workers)
-        return evaluate(model, batches, processes)["accuracy"]
+    def score() -> float:
+        return next(iter(setting.select(task.evaluate(model, processes)).values()))
 
     result: dict[str, Any] = {
         "run": str(folder),
-        "name": spec.name,
+        "name": job.spec.name,
         "data": job.data,
-        "accuracy": accuracy(),
+        **setting.report(task, model, processes),
     }
     if any(True for _ in gates(model)):
         modes = result["modes"] = {}
         with inference(model, mode="soft"):
-            modes["soft"] = accuracy()
+            modes["soft"] = score()
         with inference(model, mode="masked", rule="consistent"):
-            modes["masked_consistent"] = accuracy()
+            modes["masked_consistent"] = score()
         with inference(model, mode="masked", rule="literal"):
-            modes["masked_literal"] = accuracy()
+            modes["masked_literal"] = score()
         for rule in get_args(Rule):
             with inference(model, mode="masked", rule=rule):
-                _reestimate(model, dataset, job, processes.device, workers)
-                modes[f"masked_{rule}_reestimated"] = accuracy()
+                _reestimate(model, batches, job)
+                modes[f"masked_{rule}_reestimated"] = score()
     return result
-
-
-def load_network(folder: Path) -> fx.GraphModule:
-    """The trained network of a run folder, in eval mode, on the CPU.
-
-    Raises:
-        StorageError: the folder has no readable weights.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / "weights.safetensors"
-    model = compile(load(folder / "spec.resolved.yaml"), device="cpu")
-    try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise StorageError(f"cannot read the weights {path}: {error}") from error
-    return model.eval()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -361,7 +300,8 @@ def _finished(folder: Path, job: Job, processes: Processes) -> Outcome | None:
     if manifest["status"] != "complete":
         return None
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return Outcome(folder, manifest["accuracy"], history, manifest["seconds"], trained=False)
+    figures = {name: manifest[name] for name in SETTINGS[job.task].figures}
+    return Outcome(folder, figures, history, manifest["seconds"], trained=False)
 
 
 def _write_head(folder: Path, job: Job) -> None:
@@ -375,10 +315,12 @@ def _write_manifest(folder: Path, job: Job, status: str, outcome: dict[str, Any]
     manifest = {
         "schema_version": 1,
         "name": job.spec.name,
+        "task": job.task,
         "status": status,
         "identity": job.identity,
         "spec_hash": content_hash(job.spec),
         "data": {"name": job.data, "folder": str(job.data_dir)},
+        "initial_weights": job.initial_weights and str(job.initial_weights),
         "seed": job.seed,
         "bf16": job.bf16,
         "versions": {"python": platform.python_version(), **_versions("graphc-nn", "torch")},
@@ -403,11 +345,8 @@ def _draw(graph: Any, folder: Path) -> None:
     draw(graph, folder / "graph.svg")
 
 
-def _reestimate(
-    model: nn.Module, data: Dataset, job: Job, device: torch.device, workers: int
-) -> None:
+def _reestimate(model: nn.Module, batches: TrainingBatches[Any], job: Job) -> None:
     """Batch-norm statistics under the network's present inference rule."""
-    batches = data.training(job.recipe, Share(job.recipe.batch_size), job.seed, device, workers)
     epoch = batches.epoch(job.recipe.epochs)
     steps = min(batches.steps_per_epoch, REESTIMATION_STEPS)
     reestimate_batch_norm(model, (next(epoch)[0] for _ in range(steps)))

@@ -38,6 +38,18 @@ def json_text(content: Any) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+def figures_text(figures: Mapping[str, float]) -> str:
+    """The figures of a network on test data, on one line."""
+    if "accuracy" in figures:
+        return f"test accuracy {figures['accuracy']:.2%}"
+    return "  ".join(f"{name} {ap_text(figures[name])}" for name in ("AP", "AP50", "AP75"))
+
+
+def ap_text(value: float) -> str:
+    """An average precision in percent, as papers print it; COCO's -1 means: nothing to find."""
+    return "none" if value < 0 else f"{value:.1%}"
+
+
 def print_table(table: Table) -> None:
     """A table on stdout: coloured on a terminal only, and never cut where there is none."""
     from rich.console import Console

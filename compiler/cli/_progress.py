@@ -10,6 +10,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from compiler.cli._output import figures_text
+
 LINE_SECONDS = 10.0
 """Without a terminal: the least time between two lines."""
 
@@ -77,6 +79,12 @@ class TrainingProgress:
             self._said_at = time.monotonic()
             self.say(
                 f"epoch {int(record['epoch']):3d}/{self._epochs}  "
-                f"loss {record['train_loss']:.3f}  test loss {record['test_loss']:.3f}  "
-                f"test accuracy {record['test_accuracy']:.2%}  {record['seconds']:.0f} s"
+                f"loss {record['train_loss']:.3f}  {_tested(record)}  {record['seconds']:.0f} s"
             )
+
+
+def _tested(record: dict[str, float]) -> str:
+    if "AP" in record:
+        return figures_text(record)
+    accuracy = {"accuracy": record["test_accuracy"]}
+    return f"test loss {record['test_loss']:.3f}  {figures_text(accuracy)}"

@@ -1,19 +1,21 @@
-"""`graphc eval`: the accuracy of a run's network, under every inference mode it has."""
+"""`graphc eval`: the figures of a run's network, under every inference mode it has."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from compiler.cli._arguments import json_option
 from compiler.cli._failures import failure
-from compiler.cli._output import print_json
+from compiler.cli._output import ap_text, figures_text, print_json
 
 EPILOG = """\b
 Examples:
   graphc eval runs/dgnet_digits-1a2b3c4d
   graphc eval runs/dgnet_fashion-1a2b3c4d --data-dir ~/data --json
+  graphc eval runs/dgnet_cells-1a2b3c4d --part test --pictures 4
 """
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 LABELS = {
@@ -29,6 +31,15 @@ LABELS = {
 @click.argument("run", type=FOLDER)
 @click.option("--data", help="Other data than the run was trained on; see graphc train.")
 @click.option("--data-dir", type=FOLDER, help="Where torchvision's sets are now.")
+@click.option(
+    "--part", help="Of detection data: test, if there is instances_test.json.  [default: val]"
+)
+@click.option(
+    "--pictures",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Of detection: draw true and found boxes of N images into RUN/pictures/.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--workers",
@@ -47,30 +58,51 @@ def command(
     run: Path,
     data: str | None,
     data_dir: Path | None,
+    part: str | None,
+    pictures: int | None,
     device: str,
     workers: int,
     goal_accuracy: float | None,
     as_json: bool,
 ) -> None:
-    """Measures the test accuracy of the trained network in the folder RUN.
+    """Measures the trained network in the folder RUN: its test accuracy, or average precision.
 
     Networks with routed edges are measured in soft mode, and in masked mode under both
-    inference rules; the accuracy proper is that of the rule in the spec.
+    inference rules; the figure proper is that of the rule in the spec.
     """
     from compiler.training import evaluate_run
     from runtime.training.errors import TrainingError
 
     try:
-        result = evaluate_run(run, data=data, data_dir=data_dir, device=device, workers=workers)
+        result = evaluate_run(
+            run,
+            data=data,
+            data_dir=data_dir,
+            part=part,
+            device=device,
+            workers=workers,
+        )
+        if pictures is not None:
+            from compiler.detection import picture_run
+
+            drawn = picture_run(run, data=data, part=part, count=pictures, device=device)
+            click.echo(f"written: {', '.join(str(path) for path in drawn)}", err=True)
     except TrainingError as error:
         raise failure(error) from error
     if as_json:
         print_json(result)
     else:
-        click.echo(f"{run}: test accuracy {result['accuracy']:.2%} on {result['data']}")
-        for mode, accuracy in result.get("modes", {}).items():
-            click.echo(f"  {accuracy:7.2%}  {LABELS[mode]}")
+        _print(run, result)
     if goal_accuracy is not None and result["accuracy"] < goal_accuracy:
         found = f"test accuracy {result['accuracy']:.4f} is below {goal_accuracy}"
         click.echo(f"goal missed: {found}", err=True)
         raise click.exceptions.Exit(1)
+
+
+def _print(run: Path, result: dict[str, Any]) -> None:
+    where = f"{result['data']}, {result['part']}" if "part" in result else result["data"]
+    click.echo(f"{run}: {figures_text(result)} on {where}")
+    for name, value in result.get("AP_by_class", {}).items():
+        click.echo(f"  {ap_text(value):>7}  AP of {name}")
+    for mode, score in result.get("modes", {}).items():
+        click.echo(f"  {score:7.2%}  {LABELS[mode]}")

@@ -10,7 +10,7 @@ import click
 
 from compiler.cli._arguments import json_option, read_graph, set_option, spec_argument
 from compiler.cli._failures import failure
-from compiler.cli._output import print_json
+from compiler.cli._output import figures_text, print_json
 from compiler.cli._progress import TrainingProgress
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ Examples:
   graphc train examples/dgnet_digits.yaml
   graphc train examples/dgnet_fashion.yaml --data fashion_mnist --data-dir ~/data
   graphc train my.yaml --data arrays.npz --recipe cifar --set stages.layer2.depth=6
+  graphc train my.yaml --task detection --data COCO --recipe coco_1x --init-weights FILE
   torchrun --nproc-per-node 4 --no-python graphc train my.yaml --data PATH --recipe resnet
 """
 SMALL_STEP = 500_000_000
@@ -34,9 +35,17 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @spec_argument
 @set_option
 @click.option(
+    "--task",
+    type=click.Choice(["classification", "detection"]),
+    default="classification",
+    show_default=True,
+    help="detection: boxes, by Faster R-CNN with FPN on the network without its head.",
+)
+@click.option(
     "--data",
     help="digits, cifar10, cifar100, fashion_mnist, mnist, imagenet, a folder with train/ and "
-    "val/, or FILE.npz. Default: digits, for a spec of that shape.",
+    "val/, or FILE.npz. Default: digits, for a spec of that shape. For detection: a folder with "
+    "annotations/instances_{train,val}.json and images/, or COCO's own.",
 )
 @click.option(
     "--data-dir",
@@ -53,6 +62,12 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     multiple=True,
     metavar="KEY=VALUE",
     help="Change the recipe.",
+)
+@click.option(
+    "--init-weights",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
+    metavar="FILE",
+    help="Start from these instead of random ones; whatever `graphc import-weights` reads.",
 )
 @click.option("--epochs", type=int, help="Fewer epochs shorten the recipe's warm-up too.")
 @click.option("--batch-size", type=int, help="Of all processes and micro-batches together.")
@@ -105,11 +120,13 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 def command(
     spec: str,
     overrides: tuple[str, ...],
+    task: str,
     data: str | None,
     data_dir: Path,
     download: bool,
     recipe: str | None,
     recipe_overrides: tuple[str, ...],
+    init_weights: Path | None,
     epochs: int | None,
     batch_size: int | None,
     lr: float | None,
@@ -130,12 +147,16 @@ def command(
     The same command goes on where it was stopped, or says that the run is complete.
     """
     loaded, graph = read_graph(spec, overrides)
-    chosen_data = data or _default_data(loaded)
+    chosen_data = data or _default_data(loaded, task)
     short = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     shorts = [f"{key}={value}" for key, value in short.items() if value is not None]
     chosen_recipe = _recipe(recipe, chosen_data, (*recipe_overrides, *shorts), epochs)
+    if task == "detection":
+        _check_detection(chosen_recipe, goal_accuracy, torch_compile=torch_compile)
+    elif chosen_recipe.detection is not None:
+        raise click.UsageError("the recipe is for detection; give --task detection")
 
-    _arrange_threads(graph, chosen_recipe.batch_size)
+    _arrange_threads(graph, chosen_recipe.batch_size, task)
     from compiler.training import Job, train
     from runtime.training.engine import Execution
     from runtime.training.errors import TrainingError
@@ -148,6 +169,7 @@ def command(
         data_dir=data_dir,
         seed=seed,
         bf16=amp == "bf16",
+        initial_weights=init_weights,
     )
     folder = folder or Path("runs") / f"{loaded.name}-{job.identity}"
     is_first = os.environ.get("RANK", "0") == "0"
@@ -169,31 +191,56 @@ def command(
             raise click.UsageError(f"recipe: {error}") from None
     if is_first:
         _report(outcome, as_json=as_json)
-    if goal_accuracy is not None and outcome.accuracy < goal_accuracy:
-        found = f"test accuracy {outcome.accuracy:.4f} is below {goal_accuracy}"
+    if goal_accuracy is not None and outcome.figures["accuracy"] < goal_accuracy:
+        found = f"test accuracy {outcome.figures['accuracy']:.4f} is below {goal_accuracy}"
         click.echo(f"goal missed: {found}", err=True)
         raise click.exceptions.Exit(1)
 
 
-def _arrange_threads(graph: NetworkGraph, batch_size: int) -> None:
+def _arrange_threads(graph: NetworkGraph, batch_size: int, task: str) -> None:
     """Makes CPU threads cheap where the cores are shared with other work.
 
     Threads that wait go to sleep instead of spinning: with two threads on two busy cores a step
     of dgnet_fashion took 0.32 s instead of 4.1 s. A small step gets one thread: 0.15 s for
-    dgnet_digits, against 0.42 s sleeping and 4.8 s spinning.
+    dgnet_digits, against 0.42 s sleeping and 4.8 s spinning. Steps of detection are never small.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     import torch
 
     from compiler.complexity import count
 
-    is_small = count(graph).macs * batch_size < SMALL_STEP
+    is_small = task != "detection" and count(graph).macs * batch_size < SMALL_STEP
     if is_small and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
 
-def _default_data(spec: NetworkSpec) -> str:
+def _check_detection(recipe: Recipe, goal_accuracy: float | None, *, torch_compile: bool) -> None:
+    """Refuses what only classification has."""
+    if recipe.detection is None:
+        names = ", ".join(_detection_recipes())
+        raise click.UsageError(
+            f"the recipe has no section `detection`: the sizes of a detector; give --recipe "
+            f"({names}, or a file that extends one)"
+        )
+    if goal_accuracy is not None:
+        raise click.UsageError("--goal-accuracy: detection has an average precision, no accuracy")
+    if torch_compile:
+        raise click.UsageError("a detector's boxes differ in number: not for --torch-compile")
+
+
+def _detection_recipes() -> list[str]:
+    from compiler.recipes import load_recipe, recipe_names
+
+    return [name for name in recipe_names() if load_recipe(name).detection is not None]
+
+
+def _default_data(spec: NetworkSpec, task: str) -> str:
     """The data set that a spec can only be meant for."""
+    if task == "detection":
+        raise click.UsageError(
+            "detection needs --data: a folder with annotations/instances_train.json, "
+            "annotations/instances_val.json and images/"
+        )
     if spec.input_shape == (1, 8, 8) and spec.head.num_classes == 10:
         return "digits"
     raise click.UsageError(
@@ -228,7 +275,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         result = {
             "run": str(outcome.folder),
-            "accuracy": outcome.accuracy,
+            **outcome.figures,
             "epochs": len(outcome.history),
             "seconds": outcome.seconds,
             "trained": outcome.trained,
@@ -237,6 +284,6 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         return
     state = "trained" if outcome.trained else "was complete already"
     click.echo(
-        f"{outcome.folder} {state}: test accuracy {outcome.accuracy:.2%} "
+        f"{outcome.folder} {state}: {figures_text(outcome.figures)} "
         f"after {len(outcome.history)} epochs, {outcome.seconds:.0f} s"
     )

@@ -20,6 +20,8 @@ from compiler.interop._examples import examples
 from graphspec import NetworkSpec, load
 from runtime.outputs import with_outputs
 
+POOLED_SIZE = 7
+"""Side of the features that the heads see of a box."""
 ANCHOR_SCALE = 8
 """Side of a level's anchors, in strides of the level (Faster R-CNN with FPN: 32 at stride 4)."""
 COARSEST = "pool"
@@ -62,43 +64,49 @@ def features_only(network: fx.GraphModule, names: Sequence[str]) -> fx.GraphModu
 def build_backbone(
     spec: NetworkSpec | str | Path,
     *,
+    network: fx.GraphModule | None = None,
     stages: Sequence[str] | None = None,
     out_channels: int = 256,
 ) -> PyramidBackbone:
     """The network of a spec as a backbone; without `stages`, the last one of each stride.
+
+    `network` is the spec compiled, e.g. with trained weights.
 
     Raises:
         SpecError: the spec is wrong.
         ValueError: it has no stage of that name, or a stage less fine than the one before.
     """
     spec = spec if isinstance(spec, NetworkSpec) else load(spec)
-    return PyramidBackbone(compile(spec), _taken(spec, stages), out_channels)
+    return PyramidBackbone(network or compile(spec), _taken(spec, stages), out_channels)
 
 
 def build_detector(
     spec: NetworkSpec | str | Path,
-    num_classes: int,
+    num_classes: int | None,
     *,
+    network: fx.GraphModule | None = None,
     stages: Sequence[str] | None = None,
     out_channels: int = 256,
+    anchor_scale: int = ANCHOR_SCALE,
     **options: Any,
 ) -> FasterRCNN:
     """Faster R-CNN with a feature pyramid on the network of a spec.
 
-    `num_classes` counts the background; `options` are those of torchvision's FasterRCNN.
+    `num_classes` counts the background, and is None beside a `box_predictor`. `network` is the
+    spec compiled, e.g. with trained weights; `options` are those of torchvision's FasterRCNN.
 
     Source: Ren et al. 2015; anchors and pooling as in Lin et al. 2017.
     Raises:
         SpecError: the spec is wrong.
         ValueError: see `build_backbone`.
     """
-    backbone = build_backbone(spec, stages=stages, out_channels=out_channels)
+    backbone = build_backbone(spec, network=network, stages=stages, out_channels=out_channels)
     names = [level.name for level in backbone.levels]
     strides = [level.stride for level in backbone.levels]
-    sizes = tuple((ANCHOR_SCALE * stride,) for stride in (*strides, 2 * strides[-1]))
+    sizes = tuple((anchor_scale * stride,) for stride in (*strides, 2 * strides[-1]))
     defaults: dict[str, Any] = {
         "rpn_anchor_generator": AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
-        "box_roi_pool": MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+        "box_roi_pool": MultiScaleRoIAlign(names, output_size=POOLED_SIZE, sampling_ratio=2),
     }
     return FasterRCNN(backbone, num_classes, **(defaults | options))
 

@@ -12,7 +12,7 @@ from runtime.training.errors import DataError
 from runtime.training.recipe import Recipe
 
 
-class ArrayDataset(Dataset):
+class ArrayDataset(Dataset[Batch]):
     """Shape: x_* (N, C, H, W), uint8 or float; y_* (N,)."""
 
     def __init__(
@@ -38,7 +38,7 @@ class ArrayDataset(Dataset):
 
     def training(
         self, recipe: Recipe, share: Share, seed: int, device: torch.device, workers: int
-    ) -> TrainingBatches:
+    ) -> TrainingBatches[Batch]:
         del workers  # nothing is read from disk
         if recipe.resized_crop:
             raise DataError("resized_crop is for image folders; use crop_padding for arrays")
@@ -62,7 +62,7 @@ class ArrayDataset(Dataset):
             yield images, self.y_test[part].to(device)
 
 
-class ArrayBatches(TrainingBatches):
+class ArrayBatches(TrainingBatches[Batch]):
     """Batches from memory.
 
     torchvision's v2 transforms draw once a call, so they would have to run image by image:

@@ -11,6 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from torch import Tensor
 from runtime.training.errors import DataError
 from runtime.training.recipe import Recipe
 
+B = TypeVar("B", bound=tuple[Any, Any])
+"""A batch: what the network is fed, and what it should make of it."""
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W), normalised, and labels (B,)."""
 
@@ -75,7 +78,7 @@ class Normalization:
         return (images.float() * self.scale - mean) / std
 
 
-class TrainingBatches(ABC):
+class TrainingBatches(ABC, Generic[B]):
     """Training data in shuffled batches; an incomplete last batch is left out."""
 
     def __init__(self, num_samples: int, share: Share, seed: int) -> None:
@@ -100,11 +103,11 @@ class TrainingBatches(ABC):
         return derive_seed(self.seed, "augment", epoch, step)
 
     @abstractmethod
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[B]]:
         """The micro-batches of this process, step by step from step `start` of the epoch."""
 
 
-class Dataset(ABC):
+class Dataset(ABC, Generic[B]):
     """Labelled images for training and for testing. Labels are 0 .. num_classes - 1."""
 
     name: str
@@ -112,14 +115,19 @@ class Dataset(ABC):
     channels: int
     normalization: Normalization
 
+    @property
+    def notes(self) -> list[str]:
+        """What was done to the data that nobody asked for."""
+        return []
+
     @abstractmethod
     def training(
         self, recipe: Recipe, share: Share, seed: int, device: torch.device, workers: int
-    ) -> TrainingBatches:
+    ) -> TrainingBatches[B]:
         """Augmented batches for training."""
 
     @abstractmethod
     def testing(
         self, batch_size: int, device: torch.device, workers: int, rank: int = 0, world: int = 1
-    ) -> Iterator[Batch]:
+    ) -> Iterator[B]:
         """This process's part of the test set, in order, unaugmented."""

@@ -6,37 +6,48 @@ order of things, so that a run that is killed anywhere goes on to the same weigh
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    SequentialLR,
+)
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from runtime.training.batches import Batch, TrainingBatches, derive_seed
+from runtime.training.batches import B, derive_seed
 from runtime.training.budget import MacBudget
 from runtime.training.checkpoint import load_checkpoint, save_checkpoint
 from runtime.training.drop_edge import DropEdge
 from runtime.training.errors import DivergedError, StorageError
-from runtime.training.evaluation import BATCH_NORMS, evaluate
+from runtime.training.evaluation import BATCH_NORMS
 from runtime.training.finite import describe, first_cause
 from runtime.training.processes import Processes
-from runtime.training.recipe import Recipe, RecipeError
+from runtime.training.recipe import LR_DROP, Recipe, RecipeError
+from runtime.training.task import Task
 
 Record = dict[str, float]
 """The metrics of one epoch."""
+
+TOTAL = "train_loss"
 
 
 class Observer(Protocol):
     """Is told how the run goes; only the first process has one that speaks."""
 
+    def say(self, text: str) -> None: ...
     def on_resume(self, step: int, damaged: list[Path]) -> None: ...
     def on_start(self, step: int, total_steps: int, steps_per_epoch: int) -> None: ...
     def on_step(self, step: int, loss: float) -> None: ...
@@ -58,11 +69,8 @@ class Execution:
 
 PLAIN = Execution()
 
-TestBatches = Callable[[], Iterable[Batch]]
-"""Gives the test set of this process anew."""
 
-
-class Engine:
+class Engine(Generic[B]):
     """Trains `model` in place, from the newest checkpoint in `folder` if there is one.
 
     `identity` names what is trained on what; a checkpoint of something else is refused.
@@ -72,8 +80,7 @@ class Engine:
         self,
         model: nn.Module,
         recipe: Recipe,
-        batches: TrainingBatches,
-        test_batches: TestBatches,
+        task: Task[B],
         folder: Path,
         observer: Observer,
         *,
@@ -82,7 +89,7 @@ class Engine:
         execution: Execution = PLAIN,
         budget: Callable[[], MacBudget] | None = None,
     ) -> None:
-        self.recipe, self.batches, self.test_batches = recipe, batches, test_batches
+        self.recipe, self.task, self.batches = recipe, task, task.batches
         self.folder, self.observer, self.identity = folder, observer, identity
         self.processes, self.execution = processes, execution
         self.model = model.to(processes.device)
@@ -90,10 +97,10 @@ class Engine:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.averaged = _averaged(self.model, recipe)
         self.optimizer = make_optimizer(self.model, recipe)
-        self.scheduler = make_scheduler(self.optimizer, recipe, batches.steps_per_epoch)
+        self.scheduler = make_scheduler(self.optimizer, recipe, self.batches.steps_per_epoch)
         self.step = 0
         self.history: list[Record] = []
-        self._loss_sum = 0.0
+        self._loss_sums: dict[str, float] = {}
         self._seconds_before = 0.0
         self._resumed_at = self._saved_at = time.monotonic()
         self._resume()
@@ -108,7 +115,6 @@ class Engine:
             raise RecipeError("mac_budget", "listens to gates at each step; not for torch.compile")
         self._parallel = processes.wrap(self.model)
         self._forward = torch.compile(self._parallel) if execution.torch_compile else self._parallel
-        self._criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
 
     @property
     def result(self) -> nn.Module:
@@ -141,25 +147,27 @@ class Engine:
                     self._save()
         return self.history
 
-    def _train_step(self, micro_batches: list[Batch]) -> None:
+    def _train_step(self, micro_batches: list[B]) -> None:
         self.model.train()
         # Dropout and the like draw from generators that are seeded anew every step, so their
         # state is no part of a checkpoint.
         seed = derive_seed(self.batches.seed, "step", self.step)
         _seed_generators(self.processes, seed)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = torch.zeros((), device=self.processes.device)
+        sums: dict[str, Tensor] = {}
         with self._drop_edge.step(seed):
-            for index, (images, labels) in enumerate(micro_batches):
+            for index, batch in enumerate(micro_batches):
                 with self._synchronized(is_last=index + 1 == len(micro_batches)):
-                    loss = self._loss(self._forward, images, labels) / len(micro_batches)
-                    loss.backward()
-                losses += loss.detach()
+                    losses = self._losses(self._forward, batch)
+                    (losses[TOTAL] / len(micro_batches)).backward()
+                for name, part in losses.items():
+                    sums[name] = sums.get(name, 0) + part.detach() / len(micro_batches)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = get_total_norm(gradients)
-        loss = float(self.processes.sum(losses)) / self.processes.world
+        means = self.processes.sum(torch.stack(list(sums.values()))) / self.processes.world
+        losses = dict(zip(sums, means.tolist(), strict=True))
         # Every process has the same averaged gradients and summed loss: all stop, or none.
-        if not (loss - loss == 0 and bool(torch.isfinite(norm))):
+        if not (math.isfinite(losses[TOTAL]) and bool(torch.isfinite(norm))):
             self._stop(micro_batches)
         if self.recipe.clip_norm is not None:
             clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_norm, norm)
@@ -168,15 +176,21 @@ class Engine:
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.step += 1
-        self._loss_sum += loss
-        self.observer.on_step(self.step, loss)
+        for name, loss in losses.items():
+            self._loss_sums[name] = self._loss_sums.get(name, 0.0) + loss
+        self.observer.on_step(self.step, losses[TOTAL])
 
-    def _loss(self, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    def _losses(self, forward: Callable[..., Any], batch: B) -> dict[str, Tensor]:
+        """The whole loss, and its terms where the task has several."""
         if self.execution.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+            batch = self.task.channels_last(batch)
         with self.execution.autocast(self.processes.device):
-            loss = self._criterion(forward(images).float(), labels)
-        return loss if self._budget is None else loss + self._budget.loss()
+            terms = self.task.losses(forward, batch)
+        first, *others = terms.values()
+        loss = sum(others, start=first)
+        if self._budget is not None:
+            loss = loss + self._budget.loss()
+        return {TOTAL: loss, **terms} if others else {TOTAL: loss}
 
     def _synchronized(self, *, is_last: bool) -> AbstractContextManager[Any]:
         """Gradients of all but the last micro-batch are added up without being exchanged."""
@@ -184,37 +198,35 @@ class Engine:
             return self._parallel.no_sync()
         return nullcontext()
 
-    def _stop(self, micro_batches: list[Batch]) -> None:
+    def _stop(self, micro_batches: list[B]) -> None:
         """Raises the error of the process that finds the most precise cause."""
         epoch, step = divmod(self.step, self.batches.steps_per_epoch)
         when = f"epoch {epoch + 1}, step {step + 1} of {self.batches.steps_per_epoch}"
         self.optimizer.zero_grad(set_to_none=True)
         causes = [
             cause
-            for images, labels in micro_batches
-            if (cause := first_cause(self.model, images, partial(self._loss_of, labels)))
+            for batch in micro_batches
+            if (cause := first_cause(self.model, batch[0], partial(self._loss_alone, batch)))
         ]
         all_causes = [cause for part in self.processes.gather(causes) for cause in part]
         where, what = all_causes[0] if all_causes else ("", "the norm of all gradients together")
         raise DivergedError(f"{when}: {describe(where, what)}", where)
 
-    def _loss_of(self, labels: Tensor, images: Tensor) -> Tensor:
-        return self._loss(self.model, images, labels)
+    def _loss_alone(self, batch: B) -> Tensor:
+        return self._losses(self.model, batch)[TOTAL]
 
     def _end_epoch(self, epoch: int) -> None:
         per_epoch = self.batches.steps_per_epoch
         self.processes.share_buffers(self.result)
-        test = evaluate(self.result, self.test_batches(), self.processes)
         record: Record = {
             "epoch": epoch + 1,
             "step": self.step,
-            "train_loss": self._loss_sum / per_epoch,
-            "test_loss": test["loss"],
-            "test_accuracy": test["accuracy"],
+            **{name: total / per_epoch for name, total in self._loss_sums.items()},
+            **self.task.evaluate(self.result, self.processes),
             "lr": float(self.scheduler.get_last_lr()[0]),
             "seconds": round(self.seconds, 3),
         }
-        self._loss_sum = 0.0
+        self._loss_sums = {}
         self.history.append(record)
         self.observer.on_epoch(record, self.history)
 
@@ -231,7 +243,7 @@ class Engine:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "history": self.history,
-            "loss_sum": self._loss_sum,
+            "loss_sums": self._loss_sums,
             "seconds": self.seconds,
         }
         save_checkpoint(self.folder, self.step, state)
@@ -257,7 +269,7 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.history = state["step"], state["history"]
-        self._loss_sum, self._seconds_before = state["loss_sum"], state["seconds"]
+        self._loss_sums, self._seconds_before = state["loss_sums"], state["seconds"]
         self.observer.on_resume(self.step, damaged)
 
 
@@ -302,13 +314,18 @@ def parameter_groups(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]
 def make_scheduler(
     optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int
 ) -> LRScheduler:
-    """Linear from lr / warm-up steps to lr, then half a cosine to 0, a step at a time."""
+    """Linear from lr / warm-up steps to lr, a step at a time; then half a cosine to 0, or drops."""
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    cosine = CosineAnnealingLR(optimizer, max(1, recipe.epochs * steps_per_epoch - warmup))
+    main: LRScheduler
+    if recipe.lr_drops:
+        milestones = [epoch * steps_per_epoch - warmup for epoch in recipe.lr_drops]
+        main = MultiStepLR(optimizer, milestones, gamma=LR_DROP)
+    else:
+        main = CosineAnnealingLR(optimizer, max(1, recipe.epochs * steps_per_epoch - warmup))
     if warmup < 2:
-        return cosine
+        return main
     linear = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
-    return SequentialLR(optimizer, [linear, cosine], milestones=[warmup])
+    return SequentialLR(optimizer, [linear, main], milestones=[warmup])
 
 
 def _averaged(model: nn.Module, recipe: Recipe) -> AveragedModel | None:

@@ -14,28 +14,30 @@ def is_finite(value: Any) -> bool:
     """Whether no tensor in a value holds an infinity or a NaN."""
     if isinstance(value, Tensor):
         return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(is_finite(part) for part in value.values())
     if isinstance(value, tuple | list):
         return all(is_finite(part) for part in value)
     return True
 
 
 def first_cause(
-    model: nn.Module, images: Tensor, loss_of: Callable[[Tensor], Tensor]
+    model: nn.Module, inputs: Any, loss_of_batch: Callable[[], Tensor]
 ) -> tuple[str, str] | None:
     """Runs a batch once more: (module, what) that stopped being finite first, None if all is."""
-    if not is_finite(images):
+    if not is_finite(inputs):
         return "data", "the batch itself"
     for name, tensor in model.state_dict().items():
         if not is_finite(tensor):
             return name, f"the value of {name}"
     with _first_not_finite(model) as found:
-        loss = loss_of(images)
+        loss = loss_of_batch()
         if not found and is_finite(loss):
             loss.backward()
     if found:
         return found[0]
     if not is_finite(loss):
-        return "", "the loss (the logits are finite)"
+        return "", "the loss (what the network puts out is finite)"
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not is_finite(parameter.grad):
             return name, f"the gradient of {name}"

@@ -8,9 +8,12 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 UNDECAYED_GROUPS = ("norm", "bias", "edges")
+LR_DROP = 0.1
+"""What is left of the learning rate after each of a recipe's `lr_drops`."""
+_NOT_FOR_DETECTION = ("label_smoothing", "crop_padding", "resized_crop", "mac_budget")
 
 
 class RecipeError(ValueError):
@@ -22,8 +25,41 @@ class RecipeError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectionRecipe:
+    """The part of a recipe that detection has: sizes of images and of Faster R-CNN.
+
+    `frozen_norm`: batch norms keep the statistics and scales they start with. `proposals` are
+    those that the RPN keeps of a level, and then of an image; `sampled_boxes` those of an image
+    that the heads learn from. Anchors have a side of `anchor_scale` strides.
+
+    Source: Lin et al. 2017 (the defaults).
+    """
+
+    min_size: int
+    max_size: int
+    frozen_norm: bool = False
+    fpn_channels: int = 256
+    head_width: int = 1024
+    anchor_scale: int = 8
+    proposals: int = 2000
+    test_proposals: int = 1000
+    sampled_boxes: int = 512
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name != "frozen_norm" and getattr(self, field.name) < 1:
+                raise RecipeError(f"detection.{field.name}", "is not above 0")
+        if self.max_size < self.min_size:
+            raise RecipeError(
+                "detection.max_size", f"{self.max_size} is less than min_size, {self.min_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """SGD with momentum, a linear warm-up, then half a cosine to zero; both step by step.
+
+    With `lr_drops` the rate stays, and falls to a tenth after each of these epochs.
 
     Source: DG-Net, appendix 6.1.
     """
@@ -45,12 +81,28 @@ class Recipe:
     crop_padding: int = 0
     resized_crop: bool = False
     horizontal_flip: bool = False
+    lr_drops: tuple[int, ...] = ()
+    detection: DetectionRecipe | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise RecipeError(name, f"{value} is not within {low} .. {high}")
+        self._check_schedule()
+        if self.nesterov and self.momentum == 0:
+            raise RecipeError("nesterov", "has no meaning with momentum 0")
+        if self.crop_padding and self.resized_crop:
+            raise RecipeError("crop_padding", "crops a second time beside resized_crop; use one")
+        if self.detection is not None:
+            for name in _NOT_FOR_DETECTION:
+                if getattr(self, name):
+                    raise RecipeError(name, "is for classification, and has no effect here")
+        for group in self.no_weight_decay:
+            if group not in UNDECAYED_GROUPS:
+                raise RecipeError("no_weight_decay", _unknown(group, UNDECAYED_GROUPS))
+
+    def _check_schedule(self) -> None:
         if self.lr <= 0:
             raise RecipeError("lr", f"{self.lr} is not above 0")
         if self.warmup_epochs > self.epochs:
@@ -59,13 +111,12 @@ class Recipe:
                 f"{self.warmup_epochs} is more than the {self.epochs} epochs of the recipe; "
                 "shorten it, e.g. warmup_epochs=0",
             )
-        if self.nesterov and self.momentum == 0:
-            raise RecipeError("nesterov", "has no meaning with momentum 0")
-        if self.crop_padding and self.resized_crop:
-            raise RecipeError("crop_padding", "crops a second time beside resized_crop; use one")
-        for group in self.no_weight_decay:
-            if group not in UNDECAYED_GROUPS:
-                raise RecipeError("no_weight_decay", _unknown(group, UNDECAYED_GROUPS))
+        if list(self.lr_drops) != sorted({d for d in self.lr_drops if 0 < d < self.epochs}):
+            raise RecipeError(
+                "lr_drops",
+                f"{list(self.lr_drops)} are not growing epochs within the {self.epochs} of the "
+                "recipe; e.g. lr_drops=[]",
+            )
 
     @staticmethod
     def from_mapping(entries: Mapping[str, Any]) -> Recipe:
@@ -73,23 +124,18 @@ class Recipe:
 
         Raises: RecipeError for an unknown key, a missing one, a wrong type or value.
         """
-        hints = typing.get_type_hints(Recipe)
-        required = [
-            field.name
-            for field in dataclasses.fields(Recipe)
-            if field.default is dataclasses.MISSING
-        ]
-        for key in entries:
-            if key not in hints:
-                raise RecipeError(str(key), _unknown(str(key), tuple(hints)))
-        for key in required:
-            if key not in entries:
-                raise RecipeError(key, "is missing; a recipe needs " + ", ".join(required))
-        return Recipe(**{key: _convert(key, value, hints[key]) for key, value in entries.items()})
+        return _from_mapping(Recipe, entries, "")
 
     def as_mapping(self) -> dict[str, Any]:
-        """Every entry, in the order of the fields; `from_mapping` gives an equal recipe."""
+        """Every entry, in the order of the fields; `from_mapping` gives an equal recipe.
+
+        `lr_drops` and `detection` only if they say something: runs are named after this, and
+        those from before these entries keep their names.
+        """
         entries = dataclasses.asdict(self)
+        for name in ("lr_drops", "detection"):
+            if not entries[name]:
+                del entries[name]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in entries.items()}
 
 
@@ -110,6 +156,25 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
+R = TypeVar("R", Recipe, DetectionRecipe)
+
+
+def _from_mapping(kind: type[R], entries: Mapping[str, Any], prefix: str) -> R:
+    hints = typing.get_type_hints(kind)
+    required = [
+        field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING
+    ]
+    for key in entries:
+        if key not in hints:
+            raise RecipeError(f"{prefix}{key}", _unknown(str(key), tuple(hints)))
+    for key in required:
+        if key not in entries:
+            raise RecipeError(f"{prefix}{key}", "is missing; needed are " + ", ".join(required))
+    return kind(
+        **{key: _convert(f"{prefix}{key}", value, hints[key]) for key, value in entries.items()}
+    )
+
+
 def _unknown(name: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -122,9 +187,15 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
         if value is None:
             return None
         (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
+    if hint is DetectionRecipe:
+        if not isinstance(value, Mapping):
+            raise RecipeError(key, f"{value!r} is not a mapping of names to values")
+        return _from_mapping(DetectionRecipe, value, f"{key}.")
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise RecipeError(key, f"{value!r} is not a list of names")
+        element = typing.get_args(hint)[0]
+        if not isinstance(value, list | tuple) or not all(type(v) is element for v in value):
+            noun = {str: "names", int: "whole numbers"}[element]
+            raise RecipeError(key, f"{value!r} is not a list of {noun}")
         return tuple(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -35,6 +35,7 @@ from runtime.training.evaluation import evaluate, reestimate_batch_norm
 from runtime.training.processes import Processes, join
 from runtime.training.recipe import Recipe, RecipeError
 from runtime.training.sources import open_data
+from runtime.training.task import Classification
 
 CPU = Processes(torch.device("cpu"))
 RECIPE = Recipe(
@@ -59,6 +60,9 @@ class Silent:
         self.losses: list[float] = []
         self.resumed_at: int | None = None
         self.damaged: list[Path] = []
+
+    def say(self, text: str) -> None:
+        pass
 
     def on_resume(self, step: int, damaged: list[Path]) -> None:
         self.resumed_at, self.damaged = step, damaged
@@ -126,8 +130,11 @@ def engine(
     return Engine(
         model or network(),
         recipe,
-        data.training(recipe, share, 7, processes.device, 0),
-        lambda: data.testing(16, processes.device, 0, processes.rank, processes.world),
+        Classification(
+            data.training(recipe, share, 7, processes.device, 0),
+            lambda: data.testing(16, processes.device, 0, processes.rank, processes.world),
+            recipe.label_smoothing,
+        ),
         folder,
         observer or Silent(),
         identity=identity,
