@@ -19,7 +19,9 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from compiler.job import TaskName
 from compiler.recipes import NoSuchRecipeError, default_recipe, load_recipe, recipe_names
+from compiler.tasks import SETTINGS
 from compiler.training import Job, read_manifest
 from graphspec import NetworkSpec, Report, load
 from graphspec.errors import SpecPath, suggest
@@ -53,6 +55,7 @@ class Network(_Entry):
     set: tuple[str, ...] = ()
     recipe: str | None = None
     recipe_set: tuple[str, ...] = ()
+    init_weights: str | None = None
 
 
 class Experiment(_Entry):
@@ -60,7 +63,8 @@ class Experiment(_Entry):
 
     `set` and `recipe_set` are for all networks, and come before a network's own. With `redraw`
     a run's seed is the seed of the spec's random wirings too. `modes`: measure every network
-    under these inference modes. `launch` goes before the training commands, `options` after
+    under these inference modes. `part`: of the data for detection, to measure every network on
+    after training. `launch` goes before the training commands, `options` after
     them; with `commands_only` they are printed and never run here.
     """
 
@@ -68,6 +72,7 @@ class Experiment(_Entry):
     name: str = Field(pattern=_NAME)
     title: str
     note: str = ""
+    task: TaskName = "classification"
     data: str
     recipe: str | None = None
     recipe_set: tuple[str, ...] = ()
@@ -75,10 +80,16 @@ class Experiment(_Entry):
     seeds: tuple[int, ...] = Field(min_length=1)
     redraw: bool = False
     modes: tuple[Mode, ...] = ()
+    part: str | None = None
     networks: tuple[Network, ...] = Field(min_length=1)
     launch: str = ""
     options: tuple[str, ...] = ()
     commands_only: bool = False
+
+    @property
+    def score(self) -> tuple[str, str]:
+        """The figure that networks are compared by, as runs and as their metrics call it."""
+        return next(iter(SETTINGS[self.task].figures.items()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +183,10 @@ def _verify(experiment: Experiment, path: Path, report: Report) -> None:
             message = f"there is no file {path.parent / network.spec}"
             report.error("no-such-file", (*where, "spec"), message, "relative to this file")
         try:
-            _recipe(experiment, network)
+            recipe = _recipe(experiment, network)
+            if (recipe.detection is not None) != (experiment.task == "detection"):
+                kind = "classification" if recipe.detection is None else "detection"
+                report.error("recipe", ("task",), f"{network.name} has a recipe for {kind}")
         except NoSuchRecipeError as error:
             own = (*where, "recipe") if network.recipe else ("recipe",)
             report.error("recipe", own, str(error))
@@ -241,9 +255,11 @@ def _run(
         "train",
         str(file),
         *_repeated("--set", changes),
+        *(("--task", experiment.task) if experiment.task != "classification" else ()),
         *("--data", experiment.data, "--data-dir", str(data_dir)),
         *("--recipe", _recipe_name(experiment, network)),
         *_repeated("--recipe-set", recipe_changes),
+        *(("--init-weights", network.init_weights) if network.init_weights else ()),
         *("--seed", str(seed), "--run", str(run_folder)),
         *experiment.options,
     )
@@ -310,17 +326,24 @@ def _graphc(
     return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
 
-def measure_modes(run: Run, data_dir: Path) -> dict[str, float]:
-    """Accuracy of a finished run under every inference mode, by `graphc eval`; kept beside it.
+def scores(experiment: Experiment, run: Run, data_dir: Path) -> dict[str, float]:
+    """What is compared of a finished run, by inference mode where several are.
+
+    `graphc eval` measures what training did not; that is kept beside the run.
 
     Raises:
         ExperimentError: it cannot be measured.
     """
     import json
 
-    kept = run.folder / "eval.json"
+    name, _ = experiment.score
+    if not (experiment.modes or experiment.part):
+        assert run.manifest is not None
+        return {"": run.manifest[name]}
+    part = ("--part", experiment.part) if experiment.part else ()
+    kept = run.folder / f"eval{f'-{experiment.part}' if part else ''}.json"
     if not kept.exists():
-        command = [sys.executable, "-c", _MAIN, "eval", str(run.folder)]
+        command = [sys.executable, "-c", _MAIN, "eval", str(run.folder), *part]
         command += ["--data-dir", str(data_dir), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -329,7 +352,10 @@ def measure_modes(run: Run, data_dir: Path) -> dict[str, float]:
         temporary.write_text(done.stdout)
         temporary.replace(kept)
     result = json.loads(kept.read_text())
-    return result.get("modes", {"soft": result["accuracy"]})
+    if not experiment.modes:
+        return {"": result[name]}
+    found = result.get("modes", {"soft": result[name]})
+    return {mode: found[mode] for mode in experiment.modes if mode in found}
 
 
 def last_lines(log: Path) -> str:

@@ -14,16 +14,7 @@ from typing import Any
 
 from compiler.complexity import count
 from compiler.experiment import Experiment, Run
-
-COLUMNS = (
-    "network",
-    "seeds",
-    "accuracy (%)",
-    "difference (points)",
-    "params",
-    "conv MACs",
-    "step (ms)",
-)
+from runtime.training.engine import TOTAL
 
 
 @dataclass(frozen=True)
@@ -34,6 +25,7 @@ class Measurement:
     network: str
     seed: int
     accuracy: float
+    """or average precision"""
     params: int
     conv_macs: int
     step_ms: float
@@ -72,7 +64,7 @@ class Row:
     step_ms: float
 
     def cells(self) -> tuple[str, ...]:
-        """In the order of COLUMNS."""
+        """In the order of `columns`."""
         return (
             self.name,
             str(len(self.seeds)),
@@ -92,18 +84,26 @@ class Results:
     measurements: tuple[Measurement, ...]
     rows: tuple[Row, ...]
     curves: dict[str, list[list[float]]]
-    """test accuracy by epoch, one list a seed, by network"""
+    """test accuracy, or average precision, by epoch: one list a seed, by network"""
+    losses: dict[str, dict[str, list[float]]]
+    """the training loss and its terms by epoch, means over seeds, by network"""
 
 
-def measure(run: Run, modes: dict[str, float]) -> list[Measurement]:
+def columns(experiment: Experiment) -> tuple[str, ...]:
+    """The head of the table."""
+    score, _ = experiment.score
+    return (
+        *("network", "seeds", f"{score} (%)", "difference (points)"),
+        *("params", "conv MACs", "step (ms)"),
+    )
+
+
+def measure(run: Run, scores: dict[str, float]) -> list[Measurement]:
     """The measurements of a finished run: one, or one a mode."""
-    manifest = run.manifest
-    assert manifest is not None
     cost = count(run.spec)
-    accuracies = {f"{run.network}, {mode}": value for mode, value in modes.items()}
     return [
         Measurement(
-            row=row,
+            row=f"{run.network}, {mode}" if mode else run.network,
             network=run.network,
             seed=run.seed,
             accuracy=accuracy,
@@ -112,7 +112,7 @@ def measure(run: Run, modes: dict[str, float]) -> list[Measurement]:
             step_ms=step_ms(run),
             folder=str(run.folder),
         )
-        for row, accuracy in (accuracies or {run.network: manifest["accuracy"]}).items()
+        for mode, accuracy in scores.items()
     ]
 
 
@@ -143,12 +143,26 @@ def summarize(
     names = sorted(by_row, key=lambda name: order[next(iter(by_row[name].values())).network])
     first = by_row[names[0]] if names else {}
     rows = tuple(_row(name, by_row[name], first, is_first=name == names[0]) for name in names)
-    curves: dict[str, list[list[float]]] = {}
+    histories: dict[str, list[list[dict[str, float]]]] = {}
     for run in runs:
         if run.is_finished:
-            curve = [record["test_accuracy"] for record in _history(run)]
-            curves.setdefault(run.network, []).append(curve)
-    return Results(experiment, tuple(measurements), rows, curves)
+            histories.setdefault(run.network, []).append(_history(run))
+    _, entry = experiment.score
+    curves = {
+        network: [[record[entry] for record in history] for history in found]
+        for network, found in histories.items()
+    }
+    losses = {network: _losses(found) for network, found in histories.items()}
+    return Results(experiment, tuple(measurements), rows, curves, losses)
+
+
+def _losses(histories: list[list[dict[str, float]]]) -> dict[str, list[float]]:
+    names = [name for name in histories[0][0] if name == TOTAL or name.startswith("loss_")]
+    by_epoch = list(zip(*histories, strict=True))
+    return {
+        name: [statistics.fmean(record[name] for record in records) for records in by_epoch]
+        for name in names
+    }
 
 
 def _row(
@@ -182,19 +196,20 @@ def as_csv(results: Results) -> str:
     """One line a measurement."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    columns = list(Measurement.__dataclass_fields__)
-    writer.writerow(columns)
-    writer.writerows([getattr(m, column) for column in columns] for m in results.measurements)
+    fields = list(Measurement.__dataclass_fields__)
+    writer.writerow(fields)
+    writer.writerows([getattr(m, field) for field in fields] for m in results.measurements)
     return file.getvalue()
 
 
 def as_markdown(results: Results) -> str:
     """The table with what is needed to read it."""
+    head = columns(results.experiment)
     lines = [
         f"# {results.experiment.title}",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
+        "| " + " | ".join(head) + " |",
+        "|---" + "|---:" * (len(head) - 1) + "|",
         *("| " + " | ".join(row.cells()) + " |" for row in results.rows),
         "",
         *explanation(results),
@@ -206,9 +221,10 @@ def explanation(results: Results) -> list[str]:
     """What the columns mean, in sentences."""
     first = results.rows[0].name if results.rows else ""
     lines = [
-        "Mean ± sample standard deviation over seeds. Accuracy: of the test set, after the last "
-        f"epoch. Difference: to `{first}`, seed by seed. Step: median over epochs and seeds, "
-        "evaluation included."
+        "Mean ± sample standard deviation over seeds. "
+        + _tested(results.experiment)
+        + f", after the last epoch. Difference: to `{first}`, seed by seed. "
+        "Step: median over epochs and seeds, evaluation included."
     ]
     unsure = [row.name for row in results.rows if _is_unsure(row)]
     if unsure:
@@ -218,6 +234,12 @@ def explanation(results: Results) -> list[str]:
             f"{listed}."
         )
     return lines
+
+
+def _tested(experiment: Experiment) -> str:
+    if experiment.task == "detection":
+        return f"AP: COCO's, over IoU 0.5 to 0.95, on the {experiment.part or 'val'} images"
+    return "Accuracy: of the test set"
 
 
 def _is_unsure(row: Row) -> bool:
@@ -249,8 +271,12 @@ def _figure(results: Results) -> Any:
 
     rows = results.rows
     height = max(2.8, 0.42 * len(rows) + 1.6)
-    figure = Figure(figsize=(9.5, height), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    has_terms = any(len(terms) > 1 for terms in results.losses.values())
+    figure = Figure(figsize=(13.5 if has_terms else 9.5, height), layout="constrained")
+    widths = (1.15, 1, 1) if has_terms else (1.15, 1)
+    left, right, *more = figure.subplots(1, len(widths), width_ratios=widths)
+    for axes in more:
+        _draw_losses(axes, results.losses)
     for position, row in enumerate(rows):
         found = [100 * m.accuracy for m in results.measurements if m.row == row.name]
         left.plot(found, [position] * len(found), "o", ms=4, color=f"C{position}", alpha=0.55)
@@ -259,7 +285,8 @@ def _figure(results: Results) -> Any:
         left.errorbar(mean, position, xerr=spread, fmt="|", ms=14, color=f"C{position}", capsize=3)
     left.set_yticks(range(len(rows)), [row.name for row in rows])
     left.set_ylim(len(rows) - 0.5, -0.5)
-    left.set_xlabel("test accuracy (%)")
+    label = columns(results.experiment)[2]
+    left.set_xlabel(label)
     left.set_title("each seed; mean ± standard deviation", fontsize=9)
     left.grid(axis="x", alpha=0.3)
     for index, (network, curves) in enumerate(results.curves.items()):
@@ -269,13 +296,31 @@ def _figure(results: Results) -> Any:
         right.plot(epochs, means, label=network, color=f"C{index}", lw=1.4, marker=marker, ms=4)
     right.set_xlabel("epoch")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set_ylabel("test accuracy (%)")
+    right.set_ylabel(label)
     right.set_title("while training, mean over seeds", fontsize=9)
     right.grid(alpha=0.3)
     if results.curves:
         right.legend(fontsize=8)
     figure.suptitle(results.experiment.title, fontsize=10)
     return figure
+
+
+def _draw_losses(axes: Any, losses: dict[str, dict[str, list[float]]]) -> None:
+    """The training loss in thick lines, its terms in thin ones."""
+    from matplotlib.ticker import MaxNLocator
+
+    styles = ("-", "--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
+    for index, terms in enumerate(losses.values()):
+        for (name, values), style in zip(terms.items(), styles, strict=False):
+            epochs = range(1, len(values) + 1)
+            width = 1.6 if name == TOTAL else 0.9
+            label = name.removeprefix("loss_") if index == 0 else None
+            axes.plot(epochs, values, color=f"C{index}", ls=style, lw=width, label=label)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title("training loss and its terms, mean over seeds", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
 
 
 def write_results(results: Results, folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphspec import NetworkSpec, content_hash
+from runtime.training.errors import DataError
 from runtime.training.recipe import Recipe
 
 TaskName = Literal["classification", "detection"]
@@ -34,7 +35,10 @@ class Job:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of everything that decides the result; places and devices do not."""
+        """A hash of everything that decides the result; places and devices do not.
+
+        Raises: DataError if the initial weights cannot be read.
+        """
         parts: dict[str, Any] = {
             "spec": content_hash(self.spec),
             "recipe": self.recipe.as_mapping(),
@@ -43,6 +47,9 @@ class Job:
             "bf16": self.bf16,
         }
         if self.initial_weights is not None:
-            with self.initial_weights.open("rb") as file:
-                parts["initial_weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with self.initial_weights.open("rb") as file:
+                    parts["initial_weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise DataError(f"cannot read {self.initial_weights}: {error.strerror}") from error
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]

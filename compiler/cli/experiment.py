@@ -99,7 +99,7 @@ def _print_commands(experiment: Experiment, runs: list[Run]) -> None:
 def _results(
     experiment: Experiment, runs: list[Run], folder: Path, data_dir: Path, jobs: int
 ) -> Results:
-    from compiler.experiment import ExperimentError, execute, last_lines
+    from compiler.experiment import ExperimentError, execute, last_lines, scores
     from compiler.experiment_results import measure, summarize, write_results
 
     ended = sum(run.is_finished for run in runs)
@@ -109,7 +109,7 @@ def _results(
         nonlocal ended
         ended += 1
         manifest = run.manifest
-        came = f"{manifest['accuracy']:.2%}" if status == 0 and manifest else "failed"
+        came = f"{manifest[experiment.score[0]]:.2%}" if status == 0 and manifest else "failed"
         count = f"[{ended}/{len(runs)}]"
         click.echo(f"{count} {run.network}, seed {run.seed}: {came}, {seconds:.0f} s", err=True)
         if came == "failed":
@@ -121,7 +121,7 @@ def _results(
             measurement
             for run in runs
             if run.is_finished
-            for measurement in measure(run, _modes(experiment, run, data_dir))
+            for measurement in measure(run, scores(experiment, run, data_dir))
         ]
     except ExperimentError as error:
         raise CannotGoOnError(str(error)) from None
@@ -131,27 +131,17 @@ def _results(
     return results
 
 
-def _modes(experiment: Experiment, run: Run, data_dir: Path) -> dict[str, float]:
-    """The accuracies that the experiment asks for besides the one of training's end."""
-    from compiler.experiment import measure_modes
-
-    if not experiment.modes:
-        return {}
-    found = measure_modes(run, data_dir)
-    return {mode: found[mode] for mode in experiment.modes if mode in found}
-
-
 def _print_results(results: Results, folder: Path, *, as_json: bool) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from compiler.experiment_results import COLUMNS, as_data, explanation
+    from compiler.experiment_results import as_data, columns, explanation
 
     if as_json:
         print_json(as_data(results))
         return
     table = Table(title=results.experiment.title, title_justify="left", box=SIMPLE_HEAD)
-    for index, column in enumerate(COLUMNS):
+    for index, column in enumerate(columns(results.experiment)):
         table.add_column(column, justify="right" if index else "left")
     for row in results.rows:
         table.add_row(*row.cells())

@@ -65,7 +65,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option(
     "--init-weights",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
+    type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Start from these instead of random ones; whatever `graphc import-weights` reads.",
 )
@@ -171,10 +171,10 @@ def command(
         bf16=amp == "bf16",
         initial_weights=init_weights,
     )
-    folder = folder or Path("runs") / f"{loaded.name}-{job.identity}"
     is_first = os.environ.get("RANK", "0") == "0"
     with TrainingProgress(chosen_recipe.epochs, is_silent=not is_first) as progress:
         try:
+            folder = folder or Path("runs") / f"{loaded.name}-{job.identity}"
             outcome = train(
                 job,
                 folder,

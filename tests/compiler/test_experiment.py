@@ -18,6 +18,7 @@ from compiler.experiment_results import (
     summarize,
 )
 from graphspec import SpecError
+from tests.coco import read_annotations, write_annotations, write_coco
 
 FOLDER = Path(__file__).parents[2] / "examples" / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -213,3 +214,31 @@ def test_smoke_of_the_other_digits_experiments(name, capsys, tmp_path):
     assert main([*arguments, "--seeds", "0", "--run", str(tmp_path), "--json"]) == 0
     rows = [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]]
     assert len(rows) == {"table4": 4, "figure4": 3, "inference_rules": 4}[name]
+
+
+@pytest.mark.slow
+def test_detection_is_compared_by_average_precision(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_coco(Path("data"), train=4, val=2)
+    content = read_annotations(Path("data"), "val")
+    write_annotations(Path("data"), "test", content)
+    text = (FOLDER / "detection_bccd.yaml").read_text().replace("specs/", f"{FOLDER}/specs/")
+    small = "recipe_set: [epochs=2, detection.min_size=64, detection.max_size=64]"
+    text = text.replace("data: data/bccd", f"data: data\n{small}")
+    Path("cells.yaml").write_text(text)
+
+    assert main(["experiment", "cells.yaml", "--seeds", "0", "--json", "--run", "runs"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found["rows"]] == ["static", "dgnet"]
+    table = Path("runs/results.md").read_text()
+    assert "| network | seeds | AP (%) |" in table
+    assert "on the test images" in table
+    measured = json.loads(next(Path("runs/dgnet").glob("*/eval-test.json")).read_text())
+    assert found["runs"][1]["accuracy"] == measured["AP"]
+    assert (measured["part"], "AP_by_class" in measured) == ("test", True)
+
+
+def test_the_recipe_is_that_of_the_task(file):
+    file.write_text(file.read_text() + "task: detection\n")
+    with pytest.raises(SpecError, match="a has a recipe for classification"):
+        read_experiment(file)

@@ -40,7 +40,9 @@ def test_a_listed_command_can_be_given(command: str, monkeypatch: pytest.MonkeyP
     given = train.make_context(verb, arguments).params
     spec = load(given["spec"], given["overrides"])
     assert (spec.input_shape, spec.head.num_classes) == ((3, 224, 224), 1000)
-    assert load_recipe(given["recipe"]).resized_crop
+    recipe = load_recipe(given["recipe"])
+    assert recipe.resized_crop or recipe.detection is not None
+    assert (given["task"] == "detection") == (recipe.detection is not None)
 
 
 def test_a_table_is_counted_anew(capsys: pytest.CaptureFixture[str]):

@@ -276,6 +276,7 @@ def test_frozen_norms_compute_what_batch_norms_do_at_inference() -> None:
         (("--data", "."), "has no annotations/instances_train.json"),
         (("--set", "input_shape=[4,64,64]"), "images have 1 or 3 channels, not 4"),
         (("--batch-size", "9"), "batch size 9 is more than the 8 training samples"),
+        (("--init-weights", "none.pth"), "cannot read none.pth: No such file"),
         (("--init-weights", "tiny.yaml"), "holds no tensors that can be read"),
     ],
 )

@@ -456,6 +456,21 @@ def test_the_rate_rises_linearly_then_falls_along_half_a_cosine() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
+def test_rates_that_fall_after_some_epochs() -> None:
+    recipe = Recipe(epochs=6, batch_size=8, lr=0.4, warmup_epochs=1, lr_drops=(3, 5))
+    optimizer = make_optimizer(network(), recipe)
+    scheduler = make_scheduler(optimizer, recipe, steps_per_epoch=4)
+
+    rates = []
+    for _ in range(24):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+
+    rise = [0.4 * (step + 1) / 4 for step in range(4)]
+    assert rates == pytest.approx(rise + [0.4] * 8 + [0.04] * 8 + [0.004] * 4, abs=1e-12)
+
+
 def test_parameters_are_decayed_by_group() -> None:
     model = network()
     model.register_parameter("threshold", nn.Parameter(torch.zeros(3)))
