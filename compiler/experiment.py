@@ -260,7 +260,8 @@ def _run(
         *("--recipe", _recipe_name(experiment, network)),
         *_repeated("--recipe-set", recipe_changes),
         *(("--init-weights", network.init_weights) if network.init_weights else ()),
-        *("--seed", str(seed), "--run", str(run_folder)),
+        # torchrun would take `--run` for a short form of its own `--run-path`.
+        *("--seed", str(seed), "--run-folder", str(run_folder)),
         *experiment.options,
     )
     return Run(network.name, seed, spec, recipe, run_folder, arguments)

@@ -178,6 +178,7 @@ def test_paper_sizes_are_commands_for_many_processes(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
     assert all(line.startswith("torchrun --nproc-per-node 8 --no-python graphc") for line in lines)
+    assert all(" --run-folder " in line for line in lines)  # torchrun takes `--run` for its own
 
 
 def test_data_that_is_not_there_stops_everything(file, capsys):
