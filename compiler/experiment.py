@@ -26,8 +26,9 @@ from compiler.training import Job, read_manifest
 from graphspec import NetworkSpec, Report, load
 from graphspec.errors import SpecPath, suggest
 from graphspec.source import decode, plain, provenance, read
-from runtime.training.errors import StorageError
+from runtime.training.errors import DataError, StorageError
 from runtime.training.recipe import Recipe, RecipeError
+from runtime.training.sources import check_name
 
 Mode = Literal[
     "soft",
@@ -41,6 +42,20 @@ Mode = Literal[
 _MAIN = "import sys; from compiler.cli import main; sys.exit(main())"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _POLL_SECONDS = 0.1
+_SAID_ELSEWHERE = {
+    "--set": "use `set`",
+    "--data": "use `data`",
+    "--recipe": "use `recipe`",
+    "--recipe-set": "use `recipe_set`",
+    "--epochs": "use `recipe_set: [epochs=...]`",
+    "--batch-size": "use `recipe_set: [batch_size=...]`",
+    "--lr": "use `recipe_set: [lr=...]`",
+    "--seed": "use `seeds`",
+    "--run": "`graphc experiment --run FOLDER` moves all runs",
+    "--run-folder": "`graphc experiment --run FOLDER` moves all runs",
+    "--data-dir": "`graphc experiment --data-dir FOLDER` says where the data are",
+}
+"""Options of `graphc train` that decide what a run is or where it lies."""
 
 
 class _Entry(BaseModel):
@@ -187,12 +202,19 @@ def _verify(experiment: Experiment, path: Path, report: Report) -> None:
             if (recipe.detection is not None) != (experiment.task == "detection"):
                 kind = "classification" if recipe.detection is None else "detection"
                 report.error("recipe", ("task",), f"{network.name} has a recipe for {kind}")
+        except DataError as error:
+            report.error("data", ("data",), str(error))
         except NoSuchRecipeError as error:
             own = (*where, "recipe") if network.recipe else ("recipe",)
             report.error("recipe", own, str(error))
         except RecipeError as error:
             own = (*where, "recipe_set") if network.recipe_set else ("recipe_set",)
             report.error("recipe", own, str(error))
+    for index, word in enumerate(experiment.options):
+        option = word.partition("=")[0]
+        if option in _SAID_ELSEWHERE:
+            message = f"{option} is not said here, or runs would not know what they are"
+            report.error("experiment", ("options", index), message, _SAID_ELSEWHERE[option])
     if len(set(experiment.seeds)) < len(experiment.seeds) or min(experiment.seeds) < 0:
         report.error("experiment", ("seeds",), "seeds are different whole numbers from 0")
 
@@ -200,6 +222,7 @@ def _verify(experiment: Experiment, path: Path, report: Report) -> None:
 def _recipe_name(experiment: Experiment, network: Network) -> str:
     name = network.recipe or experiment.recipe or default_recipe(experiment.data)
     if name is None:
+        check_name(experiment.data)
         raise NoSuchRecipeError(
             f"no recipe is made for {experiment.data}; name one: {', '.join(recipe_names())}"
         )
@@ -247,7 +270,7 @@ def _run(
     changes = (*experiment.set, *network.set, *redraw)
     spec = load(file, overrides=changes)
     recipe = _recipe(experiment, network, recipe_overrides)
-    is_bf16 = "bf16" in experiment.options
+    is_bf16 = any(word in ("bf16", "--amp=bf16") for word in experiment.options)
     job = Job(spec=spec, recipe=recipe, data=experiment.data, seed=seed, bf16=is_bf16)
     run_folder = folder / network.name / f"seed{seed}-{job.identity}"
     recipe_changes = (*experiment.recipe_set, *network.recipe_set, *recipe_overrides)

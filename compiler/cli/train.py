@@ -255,6 +255,7 @@ def _recipe(name: str | None, data: str, overrides: tuple[str, ...], epochs: int
 
     name = name or default_recipe(data)
     if name is None:
+        _check_data(data)
         names = ", ".join(recipe_names())
         raise click.UsageError(f"no recipe is made for {data}; give --recipe ({names}, or a file)")
     try:
@@ -269,6 +270,16 @@ def _recipe(name: str | None, data: str, overrides: tuple[str, ...], epochs: int
         raise click.UsageError(str(error)) from None
     except RecipeError as error:
         raise click.UsageError(f"--recipe-set {error}") from None
+
+
+def _check_data(name: str) -> None:
+    from runtime.training.errors import DataError
+    from runtime.training.sources import check_name
+
+    try:
+        check_name(name)
+    except DataError as error:
+        raise failure(error) from None
 
 
 def _report(outcome: Outcome, *, as_json: bool) -> None:

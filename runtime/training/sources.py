@@ -40,11 +40,19 @@ def open_data(
         return torchvision_set(name, folder, download=download)
     if name == "imagenet":
         return FolderDataset(_existing(folder / "imagenet"), input_shape)
+    check_name(name)
     path = Path(name)
-    if path.is_dir():
-        return FolderDataset(path, input_shape)
-    if path.suffix == ".npz":
-        return npz(path)
+    return FolderDataset(path, input_shape) if path.is_dir() else npz(path)
+
+
+def check_name(name: str) -> None:
+    """Refuses what is no known set, no folder and no .npz file.
+
+    Raises: DataError with the set that may have been meant.
+    """
+    path = Path(name)
+    if name in NAMES or path.is_dir() or path.suffix == ".npz":
+        return
     close = difflib.get_close_matches(name, NAMES, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise DataError(
@@ -81,7 +89,8 @@ def torchvision_set(name: str, folder: Path, *, download: bool) -> ArrayDataset:
     except (RuntimeError, OSError) as error:
         reason = str(error).split(". ", maxsplit=1)[0].rstrip(".")
         raise DataError(
-            f"{name} is not in {folder.absolute()}: {reason}; give --data-dir FOLDER, or --download"
+            f"{name} is not in {folder.absolute()}: {reason}; give --data-dir FOLDER, or fetch it "
+            f"with `graphc train ... --data {name} --download`"
         ) from error
     parts = [_nchw(name, torch.as_tensor(part.data)) for part in (train, test)]
     labels = [torch.as_tensor(part.targets) for part in (train, test)]

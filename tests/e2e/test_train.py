@@ -188,8 +188,9 @@ def test_a_killed_command_goes_on_to_the_same_weights(call: Call) -> None:
     ("arguments", "status", "message"),
     [
         (("--set", "input_shape=[1,9,9]"), 2, "nothing says what to train small on; give --data"),
-        (("--data", "digit"), 2, "no recipe is made for digit"),
+        (("--data", "digit"), 2, "no data 'digit'; did you mean 'digits'?"),
         (("--data", "digit", "--recipe", "cifar"), 2, "did you mean 'digits'?"),
+        (("--data", "images.npz"), 2, "no recipe is made for images.npz; give --recipe"),
         (("--data", "no.npz", "--recipe", "cifar"), 2, "no.npz does not exist"),
         (("--data", "fashion_mnist"), 2, "fashion_mnist is not in"),
         (("--recipe", "digit"), 2, "no recipe 'digit'; did you mean 'digits'?"),

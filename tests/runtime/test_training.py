@@ -688,7 +688,7 @@ def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_torchvision_set_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"fashion_mnist is not in .*--data-dir .*--download"):
+    with pytest.raises(DataError, match=r"fashion_mnist is not in .*--data-dir .*`graphc train"):
         open_data("fashion_mnist", tmp_path, (1, 28, 28))
 
 
