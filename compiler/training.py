@@ -33,6 +33,7 @@ from runtime.training.engine import PLAIN, Engine, Execution, Observer, Record
 from runtime.training.errors import StorageError
 from runtime.training.evaluation import reestimate_batch_norm
 from runtime.training.processes import Processes, join
+from runtime.training.tensorboard import TensorBoard
 
 __all__ = [
     "TEST_BATCH",
@@ -71,6 +72,7 @@ def train(
     accumulate: int = 1,
     workers: int = 0,
     download: bool = False,
+    tensorboard: bool = False,
 ) -> Outcome:
     """Trains to the end, from where an earlier attempt in `folder` stopped.
 
@@ -91,6 +93,8 @@ def train(
             if processes.is_first:
                 _write_head(folder, job)
                 _draw(graph, folder)
+                if tensorboard:
+                    observer = TensorBoard(observer, folder / "tensorboard")
             share = Share(job.recipe.batch_size, processes.rank, processes.world, accumulate)
             run = _Run(job, folder, data, share, processes, execution, workers)
             return run.train(observer)

@@ -19,7 +19,7 @@ REQUIRED = (
     *("torch", "torchvision", "accelerate", "numpy", "networkx", "pydantic", "pyyaml"),
     *("scikit-learn", "safetensors", "matplotlib", "resvg-py", "click", "rich", "jinja2"),
 )
-OPTIONAL = ("timm", "onnx", "onnxscript", "onnxruntime", "pycocotools")
+OPTIONAL = ("timm", "onnx", "onnxscript", "onnxruntime", "pycocotools", "tensorboard")
 DISTRIBUTION = "graphc-nn"
 
 

@@ -112,6 +112,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Least time between two checkpoints.",
 )
 @click.option(
+    "--tensorboard", is_flag=True, help="Metrics for TensorBoard too, in RUN/tensorboard."
+)
+@click.option(
     "--goal-accuracy",
     type=click.FloatRange(0, 1),
     help="Exit with 1 if the test accuracy is lower.",
@@ -139,6 +142,7 @@ def command(
     accumulate: int,
     workers: int,
     checkpoint_seconds: float,
+    tensorboard: bool,
     goal_accuracy: float | None,
     as_json: bool,
 ) -> None:
@@ -184,6 +188,7 @@ def command(
                 accumulate=accumulate,
                 workers=workers,
                 download=download,
+                tensorboard=tensorboard,
             )
         except TrainingError as error:
             raise failure(error, folder) from error

@@ -1,7 +1,7 @@
 """A budget of multiply-adds as a term of the loss, so that thresholds close edges.
 
-Source: DG-Net names it as future work; the term is ours. Straight-through estimator: Bengio et
-al. 2013.
+Source: DG-Net names it as future work. The square around a target rate: Veit and Belongie 2018
+(ConvNet-AIG), there layer by layer. Straight-through estimator: Bengio et al. 2013.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ TEMPERATURE = 0.25
 
 
 class MacBudget:
-    """weight * (share of MACs - target)^2 where the share is above the target.
+    """weight * (share of MACs - target)^2, below the target as above it.
+
+    Nodes are large steps, and one that is removed for every sample has no gradient from the
+    cross-entropy. With a term that ends at the target, thresholds went past it and stayed, with
+    the same routes for all samples; this one takes them back to where samples differ.
 
     An edge is open with probability p = sigmoid((a - tau) / temperature), a node lives with the
     probability that one of its input edges is open and comes from a node that lives: that gives
@@ -30,8 +34,7 @@ class MacBudget:
 
     While it trains, the network computes as at inference: closed edges weigh 0, and p passes
     their gradient. Trained softly, edges that close at inference are missed: on digits,
-    accuracy under the thresholds was that of chance. A node that is removed for every sample gets
-    no gradient and stays away.
+    accuracy under the thresholds was that of chance.
     """
 
     def __init__(
@@ -56,8 +59,7 @@ class MacBudget:
         found = self._recorder.take()
         expected = self._share(self._share.openings(found, TEMPERATURE)).mean()
         needed = self._share(self._share.openings(found, None)).mean()
-        over = torch.relu(_straight_through(needed, expected) - self.target)
-        return self.weight * over.square()
+        return self.weight * (_straight_through(needed, expected) - self.target).square()
 
 
 def _close(gate: nn.Module, arguments: tuple[Any, ...], adjacency: Tensor) -> Tensor | None:

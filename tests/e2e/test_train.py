@@ -184,6 +184,40 @@ def test_a_killed_command_goes_on_to_the_same_weights(call: Call) -> None:
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
+def test_tensorboard_shows_each_epoch_of_a_killed_run_once(call: Call) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = (*FAST, "--run", "killed", "--tensorboard")
+    process = graphc("train", "small.yaml", *options, "--checkpoint-seconds", "1000")
+    deadline = time.monotonic() + 120
+    while not Path("killed/metrics.csv").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    status, _, _ = call("train", "small.yaml", *options)
+
+    assert status == 0
+    assert len(list(Path("killed/tensorboard").iterdir())) == 2
+    lines = Path("killed/metrics.jsonl").read_text().splitlines()
+    events = EventAccumulator("killed/tensorboard").Reload()
+    for name in ("train_loss", "test_accuracy", "lr"):
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        records = [json.loads(line) for line in lines]
+        expected = [(record["step"], pytest.approx(record[name])) for record in records]
+        assert found == expected
+
+
+def test_tensorboard_that_is_not_installed_is_named(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    status, _, err = call("train", "small.yaml", *FAST, "--tensorboard")
+    assert status == 2
+    assert "pip install 'graphc-nn[tensorboard]'" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
