@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from compiler.cli._arguments import json_option, read_graph, set_option, spec_argument
+from compiler.cli._arguments import json_option, read_graph, set_option
+from compiler.cli._failures import failure
 from compiler.cli._output import print_json
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, fx
 
     from compiler.measure import Comparison, Contender
+    from graphspec import NetworkGraph
+
+TEST_BATCH = 500
 
 
 @click.command(
@@ -25,16 +31,18 @@ Examples:
   graphc bench examples/dgnet_resnet50.yaml --against examples/resnet50.yaml --train
   graphc bench examples/dgnet_resnet50.yaml --mode sparse --close 0.5 --against masked --batch 32
   graphc bench examples/randwire_ws_small.yaml --against products --train
+  graphc bench runs/RUN --mode sparse --against masked --batch 32
 """
 )
-@spec_argument
+@click.argument("spec", type=click.Path(exists=True, readable=True))
 @set_option
 @click.option(
     "--against",
     metavar="OTHER",
     help=(
         "A spec, torchvision:NAME, or this network again: soft, masked, sparse; "
-        "products (each weighted sum a product and an addition an edge)."
+        "products (each weighted sum a product and an addition an edge); of a run: specialised "
+        "(without the edges that no test image opens)."
     ),
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, ...")
@@ -61,6 +69,8 @@ Examples:
 def command(spec: str, as_json: bool, **options: Any) -> None:
     """Times the network of SPEC, and OTHER in turns with it.
 
+    SPEC may be the folder of a run: its trained network, on images of its test set.
+
     Times are medians over the rounds, ratios the median of the rounds' ratios. Memory is that
     of the weights and the most that one step holds besides. MACs of sparse inference count
     what is alive.
@@ -84,7 +94,7 @@ def command(spec: str, as_json: bool, **options: Any) -> None:
 def _run(
     spec: str, *, overrides: tuple[str, ...], device: str, threads: int | None, **options: Any
 ) -> tuple[Comparison, dict[str, Any]]:
-    loaded, _ = read_graph(spec, overrides)
+    loaded, _ = read_graph(_spec_of(spec), overrides)
     # Memory is measured by torch's profiler, which talks on stderr unless told before import.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
@@ -96,12 +106,17 @@ def _run(
         torch.set_num_threads(threads)
     place = torch.device(device)
     torch.manual_seed(loaded.seed)
-    images = torch.randn(options["batch"], *loaded.input_shape, device=place)
+    if Path(spec).is_dir():
+        images = next(_test_images(spec, overrides, options["batch"], place))
+        if len(images) < options["batch"]:
+            raise click.UsageError(f"--batch: the test set has {len(images)} images")
+    else:
+        images = torch.randn(options["batch"], *loaded.input_shape, device=place)
     if options["is_channels_last"]:
         images = images.to(memory_format=torch.channels_last)
     against: str | None = options["against"]
     contenders = [_contender(spec, overrides, options["mode"], images, options)]
-    if against in ("soft", "masked", "sparse", "products"):
+    if against in ("soft", "masked", "sparse", "products", "specialised"):
         contenders.append(_contender(spec, overrides, against, images, options))
     elif against and against.startswith("torchvision:"):
         contenders.append(_torchvision(against, loaded.head.num_classes, images, options))
@@ -120,19 +135,15 @@ def _contender(
     file: str, overrides: tuple[str, ...], mode: str, images: Tensor, options: dict[str, Any]
 ) -> Contender:
     """A network of ours, ready to be timed in one of its modes."""
-    import torch
-
     from compiler.complexity import count
     from compiler.fx_passes import fold_batch_norm
-    from compiler.lower import lower
     from compiler.measure import close_nodes, living_macs, with_products
     from runtime.gating import set_inference
     from runtime.sparse import sparse
 
-    _, graph = read_graph(file, overrides)
-    torch.manual_seed(0)
-    with images.device:
-        model = lower(graph)
+    graph, model = _network(file, overrides, images.device)
+    if mode == "specialised":
+        graph, model = _specialised(file, overrides, graph, model, images)
     model.train(options["is_training"])
     if options["close"] is not None:
         close_nodes(model, options["close"], len(images), seed=0)
@@ -149,6 +160,74 @@ def _contender(
     if mode == "sparse":
         model = sparse(model)
     return _ready(f"{file} ({mode})", model, graph.num_classes, images, options, macs)
+
+
+def _network(
+    file: str, overrides: tuple[str, ...], device: torch.device
+) -> tuple[NetworkGraph, fx.GraphModule]:
+    """The network of a spec as it begins, or that of a run as it ended."""
+    import torch
+
+    from compiler.lower import lower
+    from compiler.training import load_network
+    from runtime.training.errors import TrainingError
+
+    _, graph = read_graph(_spec_of(file), overrides)
+    if Path(file).is_dir():
+        try:
+            return graph, load_network(Path(file)).to(device)
+        except TrainingError as error:
+            raise failure(error) from error
+    torch.manual_seed(0)
+    with device:
+        return graph, lower(graph)
+
+
+def _specialised(
+    run: str,
+    overrides: tuple[str, ...],
+    graph: NetworkGraph,
+    model: fx.GraphModule,
+    images: Tensor,
+) -> tuple[NetworkGraph, fx.GraphModule]:
+    from compiler.fx_passes.specialise import open_shares, specialise
+
+    if not Path(run).is_dir():
+        raise click.UsageError(f"{run} is no run: only a trained network can be specialised")
+    shares = open_shares(model, _test_images(run, overrides, TEST_BATCH, images.device))
+    result = specialise(model, graph, shares)
+    return result.graph, result.model
+
+
+def _spec_of(file: str) -> str:
+    """The spec of a run folder; a spec stands for itself."""
+    if not Path(file).is_dir():
+        return file
+    spec = Path(file) / "spec.resolved.yaml"
+    if not spec.exists():
+        raise click.UsageError(f"{file} is no run folder: it has no {spec.name}")
+    return str(spec)
+
+
+def _test_images(
+    run: str, overrides: tuple[str, ...], batch: int, device: torch.device
+) -> Iterator[Tensor]:
+    """The images that a run was tested on, in batches."""
+    from compiler.training import read_manifest
+    from graphspec import load
+    from runtime.training.errors import TrainingError
+    from runtime.training.sources import open_data
+
+    if overrides:
+        raise click.UsageError(f"--set changes a spec; {run} is trained as it is")
+    try:
+        data = read_manifest(Path(run))["data"]
+        shape = load(_spec_of(run)).input_shape
+        dataset = open_data(data["name"], Path(data["folder"]), shape)
+        for found, _ in dataset.testing(batch, device, 0):
+            yield found
+    except TrainingError as error:
+        raise failure(error) from error
 
 
 def _torchvision(name: str, num_classes: int, images: Tensor, options: dict[str, Any]) -> Contender:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import graphspec
 from compiler import analyze, compile, count
@@ -60,6 +61,42 @@ def test_networks_for_different_images_are_refused(capsys, repository):
     tiny, chain = (str(repository / f"examples/{n}.yaml") for n in ("dgnet_tiny", "chain_tiny"))
     assert main(["bench", tiny, "--against", chain]) == 2
     assert "takes images of" in capsys.readouterr().err
+
+
+@pytest.fixture
+def run(repository, tmp_path) -> Path:
+    """A trained network whose node layer1.n1 is closed for all images."""
+    spec = repository / "examples/experiments/specs/tiny_digits.yaml"
+    options = ["--epochs", "1", "--recipe-set", "warmup_epochs=0", "--batch-size", "479"]
+    assert main(["train", str(spec), *options, "--run", str(tmp_path / "run")]) == 0
+    weights = load_file(tmp_path / "run/weights.safetensors")
+    weights["layer1.threshold"][0] = 2.0
+    save_file(weights, tmp_path / "run/weights.safetensors")
+    return tmp_path / "run"
+
+
+def test_a_run_is_timed_at_the_routes_it_has_learned(capsys, run):
+    capsys.readouterr()
+    skipping = bench(capsys, run, "--mode", "sparse", "--against", "masked", "--batch", "4")
+    smaller = bench(capsys, run, "--against", "specialised", "--batch", "4")
+
+    node = 9 * 6 * 6 * 8 * 8  # its convolution, for one image
+    assert skipping["against_measured"]["macs"] - skipping["measured"]["macs"] >= 4 * node
+    assert smaller["against_measured"]["macs"] == pytest.approx(
+        skipping["measured"]["macs"], rel=0.01
+    )
+
+
+def test_what_cannot_be_timed_is_explained(capsys, repository, run):
+    spec = str(repository / "examples/dgnet_tiny.yaml")
+    for arguments, message in (
+        ([spec, "--against", "specialised"], "is no run: only a trained network"),
+        ([str(run.parent)], "is no run folder"),
+        ([str(run), "--set", "seed=1"], "is trained as it is"),
+        ([str(run), "--batch", "400"], "the test set has 360 images"),
+    ):
+        assert main(["bench", *arguments]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_products_compute_the_same(repository):
