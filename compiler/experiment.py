@@ -197,19 +197,7 @@ def _verify(experiment: Experiment, path: Path, report: Report) -> None:
         if not (path.parent / network.spec).is_file():
             message = f"there is no file {path.parent / network.spec}"
             report.error("no-such-file", (*where, "spec"), message, "relative to this file")
-        try:
-            recipe = _recipe(experiment, network)
-            if (recipe.detection is not None) != (experiment.task == "detection"):
-                kind = "classification" if recipe.detection is None else "detection"
-                report.error("recipe", ("task",), f"{network.name} has a recipe for {kind}")
-        except DataError as error:
-            report.error("data", ("data",), str(error))
-        except NoSuchRecipeError as error:
-            own = (*where, "recipe") if network.recipe else ("recipe",)
-            report.error("recipe", own, str(error))
-        except RecipeError as error:
-            own = (*where, "recipe_set") if network.recipe_set else ("recipe_set",)
-            report.error("recipe", own, str(error))
+        _verify_recipe(experiment, index, network, report)
     for index, word in enumerate(experiment.options):
         option = word.partition("=")[0]
         if option in _SAID_ELSEWHERE:
@@ -217,6 +205,23 @@ def _verify(experiment: Experiment, path: Path, report: Report) -> None:
             report.error("experiment", ("options", index), message, _SAID_ELSEWHERE[option])
     if len(set(experiment.seeds)) < len(experiment.seeds) or min(experiment.seeds) < 0:
         report.error("experiment", ("seeds",), "seeds are different whole numbers from 0")
+
+
+def _verify_recipe(experiment: Experiment, index: int, network: Network, report: Report) -> None:
+    where = ("networks", index)
+    try:
+        recipe = _recipe(experiment, network)
+        if (recipe.detection is not None) != (experiment.task == "detection"):
+            kind = "classification" if recipe.detection is None else "detection"
+            report.error("recipe", ("task",), f"{network.name} has a recipe for {kind}")
+    except DataError as error:
+        report.error("data", ("data",), str(error))
+    except NoSuchRecipeError as error:
+        own = (*where, "recipe") if network.recipe else ("recipe",)
+        report.error("recipe", own, str(error))
+    except RecipeError as error:
+        own = (*where, "recipe_set") if network.recipe_set else ("recipe_set",)
+        report.error("recipe", own, str(error))
 
 
 def _recipe_name(experiment: Experiment, network: Network) -> str:
