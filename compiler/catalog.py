@@ -6,6 +6,9 @@ are checked without torch. Other packages add theirs through the entry-point gro
 `graphc.blocks`, `graphc.stems`, `graphc.heads` and `graphc.routers`: the entry point's name is
 the kind, its value the class. `python -m compiler.catalog --package NAME` writes the
 `catalogue.json` of such a package, which must be installed.
+
+Blocks of timm and torchvision are functions in `compiler/interop`, and need their library when
+they are built.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ import os
 import pkgutil
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -29,12 +33,20 @@ from torch import nn
 
 import graphspec
 from compiler.construction import construct
+from compiler.interop import timm_blocks, torchvision_blocks
+from graphspec import Report
 from graphspec.catalogue import FILE_NAME
 from graphspec.graph import BlockCall
 from runtime.parameter import Param
 
 Role = Literal["blocks", "stems", "heads", "routers"]
 ROLES: tuple[Role, ...] = typing.get_args(Role)
+FOREIGN = {
+    kind: (module.LIBRARY, build)
+    for module in (timm_blocks, torchvision_blocks)
+    for kind, build in module.BLOCKS.items()
+}
+"""Blocks of other libraries by kind: the library, and the function that builds one."""
 CATALOGUE_FILE = Path(graphspec.__file__).with_name(FILE_NAME)
 
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -74,16 +86,39 @@ def classes(role: Role) -> Mapping[str, type[nn.Module]]:
     return dict(sorted(found.items()))
 
 
+def constructors(role: Role) -> Mapping[str, Callable[..., nn.Module]]:
+    """All that makes modules of one role, by kind: `classes`, and blocks of other libraries.
+
+    Raises: ValueError if a class has the name of another library's block.
+    """
+    found: dict[str, Callable[..., nn.Module]] = {**classes(role)}
+    for kind, (_, build) in FOREIGN.items() if role == "blocks" else ():
+        if kind in found:
+            raise ValueError(f"two {role} are named {kind!r}; rename that of {found[kind]}")
+        found[kind] = build
+    return dict(sorted(found.items()))
+
+
 def make_block(call: BlockCall, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The module of a node; `call` was checked against the catalogue."""
+    """The module of a node; `call` was checked against the catalogue.
+
+    Raises:
+        SpecError: when the library of the block is not installed.
+    """
+    if call.kind in FOREIGN:
+        library, build = FOREIGN[call.kind]
+        _require(library, call)
+        return build(in_channels, out_channels, stride, **_arguments(call))
     cls = classes("blocks")[call.kind]
     return construct(cls, in_channels, out_channels, stride, **_arguments(call))
 
 
 def make_stem(call: BlockCall, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The module of a network's stem, which may be of a stem's or a block's kind."""
-    found = {**classes("blocks"), **classes("stems")}
-    return construct(found[call.kind], in_channels, out_channels, stride, **_arguments(call))
+    if call.kind not in classes("stems"):
+        return make_block(call, in_channels, out_channels, stride)
+    cls = classes("stems")[call.kind]
+    return construct(cls, in_channels, out_channels, stride, **_arguments(call))
 
 
 def make_head(call: BlockCall, in_channels: int, num_classes: int) -> nn.Module:
@@ -96,6 +131,18 @@ def make_router(kind: str, in_channels: int, num_targets: int, *, bias_init: flo
     return construct(classes("routers")[kind], in_channels, num_targets, bias_init=bias_init)
 
 
+def _require(library: str, call: BlockCall) -> None:
+    if find_spec(library) is None:
+        report = Report()
+        report.error(
+            "library-missing",
+            call.path,
+            f"the block {call.kind!r} is one of {library}, which is not installed",
+            f"pip install 'graphc-nn[{library}]'" if library == "timm" else f"install {library}",
+        )
+        report.raise_errors()
+
+
 def _arguments(call: BlockCall) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in call.params}
 
@@ -106,7 +153,7 @@ def describe() -> dict[str, Any]:
     Raises: ValueError if a block and a stem have one kind: a stem may be either.
     """
     catalogue = {
-        role: {kind: _describe_class(kind, cls) for kind, cls in classes(role).items()}
+        role: {kind: _describe_class(kind, build) for kind, build in constructors(role).items()}
         for role in ROLES
     }
     catalogue["blocks"] = dict(sorted((catalogue["blocks"] | {"identity": IDENTITY}).items()))
@@ -116,14 +163,15 @@ def describe() -> dict[str, Any]:
     return catalogue
 
 
-def _describe_class(kind: str, cls: type[nn.Module]) -> dict[str, Any]:
+def _describe_class(kind: str, cls: Callable[..., nn.Module]) -> dict[str, Any]:
     parameters = [
         parameter
         for parameter in inspect.signature(cls, eval_str=True).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     strides = getattr(cls, "strides", None)
-    return {
+    library = {"library": FOREIGN[kind][0]} if kind in FOREIGN else {}
+    return library | {
         "doc": (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " "),
         "params": {
             parameter.name: _describe_parameter(kind, parameter) for parameter in parameters
@@ -176,11 +224,11 @@ def _describe_type(where: str, annotation: Any, bounds: dict[str, float]) -> dic
 
 
 def _package(role: str, kind: str) -> str:
-    """The package that brings a kind."""
+    """The package that brings a kind; "runtime" for all of ours."""
     roles: tuple[Role, ...] = ("stems", "blocks") if role == "stems" else (cast("Role", role),)
     found = (classes(role)[kind] for role in roles if kind in classes(role))
-    cls = next(found, None)
-    return "runtime" if cls is None else cls.__module__.partition(".")[0]  # identity has no class
+    cls = next(found, None)  # None: identity, and other libraries' blocks
+    return "runtime" if cls is None else cls.__module__.partition(".")[0]
 
 
 def render(package: str = "runtime") -> str:

@@ -21,6 +21,7 @@ from graphspec.graph import NetworkGraph as NetworkGraph
 from graphspec.graph import Node as Node
 from graphspec.graph import RouterCall as RouterCall
 from graphspec.graph import StageGraph as StageGraph
+from graphspec.load import as_plain as as_plain
 from graphspec.load import dump as dump
 from graphspec.load import load as load
 from graphspec.load import loads as loads

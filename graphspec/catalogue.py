@@ -41,7 +41,8 @@ class Entry:
     """One kind: its parameters as JSON Schema by name, and what it asks of shapes.
 
     `divides` says which channel counts a parameter must divide; `strides` which strides it
-    can have (None: any); `rounding` how the output size is rounded.
+    can have (None: any); `rounding` how the output size is rounded; `library` the package,
+    other than torch, whose code it is.
     """
 
     doc: str
@@ -51,6 +52,7 @@ class Entry:
     divides: Mapping[str, tuple[str, ...]]
     strides: tuple[int, ...] | None
     rounding: Literal["ceil", "floor"]
+    library: str | None = None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -132,6 +134,7 @@ def _read_entry(fields: dict[str, Any]) -> Entry:
         divides={name: tuple(counts) for name, counts in fields["divides"].items()},
         strides=None if fields["strides"] is None else tuple(fields["strides"]),
         rounding=fields["rounding"],
+        library=fields.get("library"),
     )
 
 
@@ -234,7 +237,8 @@ class _Verifier:
         if kind in entries:
             return entries[kind]
         message = f"there is no {noun} {kind!r}"
-        self._report.error("unknown-kind", path, message, suggest(kind, entries)[0])
+        hint, _ = suggest(kind, entries, otherwise=_listed(entries))
+        self._report.error("unknown-kind", path, message, hint)
         return None
 
     def _value(self, schema: Mapping[str, Any], value: Any, path: SpecPath, name: str) -> None:
@@ -257,6 +261,12 @@ class _Verifier:
         elif isinstance(value, int | float) and not _is_within(schema, value):
             message = f"must be {allowed}, is {described(value)}"
             self._report.error("out-of-range", path, message, description)
+
+
+def _listed(entries: Mapping[str, Entry]) -> list[str]:
+    """Kinds for a message: one by one, but only by their library where they are of another."""
+    own = [kind for kind, entry in entries.items() if entry.library is None]
+    return own + sorted({f"{entry.library}_..." for entry in entries.values() if entry.library})
 
 
 def _all_edge_weights(

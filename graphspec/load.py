@@ -63,8 +63,15 @@ def _load(
 def dump(spec: NetworkSpec) -> str:
     """YAML text that loads to an equal spec; it says what was said, not what is default."""
     return yaml.dump(
-        _said(spec), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100
+        as_plain(spec), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100
     )
+
+
+def as_plain(spec: NetworkSpec) -> dict[str, Any]:
+    """What `dump` writes, as mappings, lists, strings and numbers."""
+    said = _said(spec)
+    assert isinstance(said, dict)
+    return said
 
 
 def _said(value: Any) -> Any:

@@ -25,7 +25,7 @@ from compiler.backends._program import drop_copies, network_class, stage_class
 from compiler.construction import construction_of
 from compiler.files import replacing
 from compiler.lower import lower
-from graphspec import NetworkGraph, NetworkSpec, content_hash
+from graphspec import CATALOGUE, NetworkGraph, NetworkSpec, content_hash
 from runtime.gating import Gate, gates, set_inference
 from runtime.outputs import Wiring
 from runtime.sparse import SparseStage
@@ -70,6 +70,7 @@ def render(graph: NetworkGraph, program: fx.GraphModule, spec_hash: str) -> str:
         EmitError: when a block needs more than torch.
     """
     check_names(graph)
+    refuse_foreign(graph)
     excerpt = Excerpt(taken={"WEIGHTS", "load", "use_sparse"})
     stages = {stage.name: program.get_submodule(stage.name) for stage in graph.stages}
     # Copies come first: they keep their names, and the stages are named around them.
@@ -124,6 +125,24 @@ def check_names(graph: NetworkGraph) -> None:
     for name in (graph.name, *variables):
         if not _NAME.fullmatch(name) or (name in variables and keyword.iskeyword(name)):
             raise EmitError(f"{name!r} is no name for Python code; use a-z, 0-9 and _")
+
+
+def refuse_foreign(graph: NetworkGraph) -> None:
+    """Refuses blocks whose code is another library's.
+
+    Raises:
+        EmitError: naming the first one, and what to do.
+    """
+    calls = [("stem", graph.stem)]
+    for stage in graph.stages:
+        calls += [(f"{stage.name}.{node.name}", node.block) for node in stage.nodes if node.block]
+    for name, call in calls:
+        if library := CATALOGUE.stems[call.kind].library:
+            raise EmitError(
+                f"{name} is a {call.kind}, and emitted source, which needs torch alone, holds no "
+                f"code of {library}; `graphc export --to exported` and `--to onnx` write files "
+                f"that need neither graphc nor {library}"
+            )
 
 
 def copy_classes(module: fx.GraphModule, excerpt: Excerpt) -> None:

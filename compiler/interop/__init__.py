@@ -1,4 +1,5 @@
-"""Compiled networks in the libraries that people use already, one library a file.
+"""graphc and the libraries that people use already: networks in theirs, and their blocks in ours.
 
-Nothing is registered anywhere before the file is imported.
+`timm` and `torchvision` register compiled networks, when they are imported or called; `hub` saves
+and loads them; the modules of blocks are the catalogue's.
 """
