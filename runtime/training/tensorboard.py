@@ -29,6 +29,9 @@ class TensorBoard:
             ) from error
         self._observer, self._folder, self._open = observer, folder, SummaryWriter
 
+    def say(self, text: str) -> None:
+        self._observer.say(text)
+
     def on_resume(self, step: int, damaged: list[Path]) -> None:
         self._observer.on_resume(step, damaged)
 
