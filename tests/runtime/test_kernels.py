@@ -6,8 +6,9 @@ instruction, on tensors in the machine's memory.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import os
+import subprocess
 import sys
 
 import pytest
@@ -18,7 +19,6 @@ from runtime.kernels import cpu
 from runtime.weighted_sum import add_up, weighted_sum
 
 SHAPE = (2, 16, 47, 47)  # no multiple of a tile or a chunk
-MODULE = "runtime.kernels.cuda"
 
 needs_a_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
 layouts = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -66,22 +66,24 @@ def test_on_a_cpu(dtype, memory_format, batch):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
-@types
-def test_in_tritons_interpreter(monkeypatch, dtype):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.delitem(sys.modules, MODULE, raising=False)
-    triton_kernels = importlib.import_module(MODULE)
-    try:
+def test_in_tritons_interpreter(repository):
+    """In a process of its own: what Triton is, is decided when it is first imported."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(repository)}
+    subprocess.run([sys.executable, __file__], env=environment, check=True)
+
+
+def check_triton():
+    from runtime.kernels import cuda
+
+    for dtype in (torch.float32, torch.bfloat16):
         for batch in (1, 2):
             values, weights = operands(dtype, torch.channels_last, batch)
             total, again = torch.empty_like(values[0]), torch.empty_like(values[0])
-            triton_kernels.weighted_sum(values, weights, total)
-            dots = triton_kernels.dot_products(values, values[0])
-            same = triton_kernels.sum_and_dot_products(values, weights, values[0], again)
+            cuda.weighted_sum(values, weights, total)
+            dots = cuda.dot_products(values, values[0])
+            same = cuda.sum_and_dot_products(values, weights, values[0], again)
             # The interpreter cuts bfloat16 off where hardware rounds.
             assert_exact(values, weights, total, dots, again, same, rounding=2**-7)
-    finally:
-        del sys.modules[MODULE]
 
 
 @pytest.mark.gpu
@@ -139,3 +141,7 @@ def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path):
     finally:
         monkeypatch.undo()
         cpu.library.cache_clear()
+
+
+if __name__ == "__main__":
+    check_triton()
