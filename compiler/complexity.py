@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 
 from compiler.analysis import analyze
 from compiler.lower import NoDraws, Origin, lower
@@ -87,13 +88,22 @@ def count(network: NetworkSpec | NetworkGraph) -> Complexity:
         SpecError: when the spec is wrong.
     """
     graph = network if isinstance(network, NetworkGraph) else analyze(network)[0]
+    return count_program(graph, outline(graph))
+
+
+def outline(graph: NetworkGraph) -> fx.GraphModule:
+    """The program of a graph with weights that were never drawn: to be read and counted."""
     with torch.device("cpu" if _size(graph) < LARGE else "meta"), NoDraws():
-        model = lower(graph).eval()
-        x = torch.empty(1, *graph.input_shape)
-    counter = _Counter(model)
-    with counter, torch.no_grad():
-        model(x)
-    return Complexity(graph.name, graph.input_shape, tuple(_rows(graph, model, counter)))
+        return lower(graph).eval()
+
+
+def count_program(graph: NetworkGraph, program: fx.GraphModule) -> Complexity:
+    """The cost of `graph`, of which `program` is the `outline`."""
+    device = next(program.parameters()).device
+    with torch.no_grad(), torch.device(device), _Counter(program) as counter:
+        program(torch.empty(1, *graph.input_shape))
+    counter.close()
+    return Complexity(graph.name, graph.input_shape, tuple(_rows(graph, program, counter)))
 
 
 def _size(graph: NetworkGraph) -> int:
@@ -137,18 +147,24 @@ class _ByFormula:
 
 
 class _Counter(_ByFormula, TorchDispatchMode):
-    """Knows which module of `model` is called. A network that is counted is thrown away.
+    """Knows which module of `model` is called.
 
     Its own class, because torch loads its compiler for what a mode's own class dispatches.
     """
 
     def __init__(self, model: fx.GraphModule) -> None:
         super().__init__()
+        self._handles: list[RemovableHandle] = []
         programs = [("", model), *((f"{name}.", stage) for name, stage in stages(model))]
         for prefix, program in programs:
             for call in program.graph.find_nodes(op="call_module"):
                 module = program.get_submodule(str(call.target))
-                module.register_forward_pre_hook(partial(self._enter, f"{prefix}{call.target}"))
+                enter = partial(self._enter, f"{prefix}{call.target}")
+                self._handles.append(module.register_forward_pre_hook(enter))
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
     def _enter(self, name: str, _module: nn.Module, _inputs: Any) -> None:
         self.called = name

@@ -12,7 +12,7 @@ import click
 import torch
 
 from compiler.cli._output import json_text, render_table
-from compiler.complexity import count
+from compiler.complexity import count_program, outline
 from compiler.costs import cost_data, cost_table
 from compiler.drawing import render_svg
 from compiler.files import replacing
@@ -38,9 +38,8 @@ def write_artifact(
     Raises:
         ClickException: a backend cannot write this network.
     """
-    with torch.device("meta"):
-        model = lower(graph)
-    complexity = count(graph)
+    model = outline(graph)
+    complexity = count_program(graph, model)
     contents = {
         "spec.resolved.yaml": dump(resolve(spec)),
         "graph.json": json_text(graph_data(graph)),
