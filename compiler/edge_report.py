@@ -15,6 +15,7 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from torch import fx
 
+from compiler.edge_observations import as_table, observe
 from compiler.edge_pictures import draw_edges
 from compiler.mac_share import node_macs
 from compiler.training import TEST_BATCH, check_data, load_network, read_manifest
@@ -111,6 +112,7 @@ def as_data(report: EdgeReport) -> dict[str, Any]:
             name: _stage_data(stage, thresholds.get(name, {}))
             for name, stage in analysis.stages.items()
         },
+        "observations": observe(analysis),
         "samples": {
             role: {
                 "index": sample.index,
@@ -135,7 +137,6 @@ def _stage_data(stage: StageStatistics, thresholds: Mapping[str, float]) -> dict
         "is_routed": stage.is_routed,
         "mean_weight": {"lowest": float(means.min()), "highest": float(means.max())},
         "std_between_edges": float(means.std(correction=0)),
-        "groups": {name: float(stage.weights.mean[mask].mean()) for name, mask in groups(stage)},
     }
     if not stage.is_routed:
         return result
@@ -173,20 +174,6 @@ def _edge_name(stage: StageStatistics, place: int) -> str:
     return f"{stage.nodes[source]} -> {stage.nodes[target]}"
 
 
-def groups(stage: StageStatistics) -> list[tuple[str, torch.Tensor]]:
-    """Edges by where they lead, as masks; groups without an edge are left out."""
-    size = len(stage.nodes)
-    target, source = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    is_input = ~stage.edges.any(1)
-    masks = {
-        "from input": stage.edges & is_input[source],
-        "to output": stage.edges & (target == size - 1),
-        "to the next node": stage.edges & (target - source == 1),
-        "over one node or more": stage.edges & (target - source > 1),
-    }
-    return [(name, mask) for name, mask in masks.items() if bool(mask.any())]
-
-
 def describe(report: EdgeReport) -> list[str]:
     """The figures in lines, each saying what it is a figure of."""
     content = as_data(report)
@@ -205,6 +192,17 @@ def describe(report: EdgeReport) -> list[str]:
     return lines
 
 
+def describe_observations(report: EdgeReport) -> list[str]:
+    """The stages beside each other, a line a figure."""
+    table = as_table(observe(report.analysis))
+    first = max(len(row[0]) for row in table)
+    width = max(9, *(len(cell) for row in table for cell in row[1:]))
+    return [
+        " ".join([f"{head:{first}}", *(f"{cell:>{width}}" for cell in cells)]).rstrip()
+        for head, *cells in table
+    ]
+
+
 def _lines(stage: dict[str, Any]) -> list[str]:
     weight = stage["mean_weight"]
     lines = [
@@ -220,8 +218,6 @@ def _lines(stage: dict[str, Any]) -> list[str]:
         )
         if between is not None:
             lines.append(f"between classes: {between:.0%} of that variance")
-    means = ", ".join(f"{name} {mean:.3f}" for name, mean in stage["groups"].items())
-    lines.append(f"mean weight of edges: {means}")
     if "thresholds" in stage:
         taus = stage["thresholds"].values()
         lines.append(
@@ -296,6 +292,7 @@ def _page(report: EdgeReport, pictures: Sequence[tuple[str, Path]]) -> str:
         style=_STYLE,
         lines=describe(report),
         content=as_data(report),
+        observations=as_table(observe(report.analysis)),
         pictures=[
             (caption, base64.b64encode(svg.read_bytes()).decode()) for caption, svg in pictures
         ],

@@ -12,8 +12,8 @@ from compiler.cli._output import print_json
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 NOTE = (
-    "These are figures of this network on these images. They can be set beside what the paper "
-    "observes of its networks on ImageNet (section 6.5); no agreement is claimed."
+    "These are figures of this network on these images. They can be set beside figures 5-7 of the "
+    "paper, of its networks on ImageNet; no agreement is claimed."
 )
 
 
@@ -60,7 +60,13 @@ def command(
     of each weight, closed edges and removed nodes against tau, the same by class, and the
     matrices of single images.
     """
-    from compiler.edge_report import analyze_run, as_data, describe, write_report
+    from compiler.edge_report import (
+        analyze_run,
+        as_data,
+        describe,
+        describe_observations,
+        write_report,
+    )
     from runtime.training.errors import TrainingError
 
     try:
@@ -78,6 +84,9 @@ def command(
         print_json(as_data(report))
         return
     for line in describe(report):
+        click.echo(line)
+    click.echo()
+    for line in describe_observations(report):
         click.echo(line)
     if report.routed:
         click.echo(f"\n{NOTE}")

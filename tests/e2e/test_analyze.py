@@ -47,6 +47,8 @@ def test_files_and_figures(run, capsys):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["images"] == 360
     assert summary["stages"]["layer1"]["edges"] == 10
+    assert list(summary["observations"]) == ["layer1", "layer2"]
+    assert re.search(r"^mean weight +0\.\d{4} +0\.\d{4}$", out, re.MULTILINE)
     svg = (folder / "weights_layer1.svg").read_text()
     assert "to node (target)" in svg and "from node (source)" in svg
     page = html.unescape((folder / "index.html").read_text())

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from compiler import compile
+from compiler.edge_observations import observe
 from compiler.mac_share import node_macs
 from graphspec import loads
-from runtime.analysis import THRESHOLDS, Moments, StageStatistics, analyze_edges
+from runtime.analysis import THRESHOLDS, Analysis, Moments, StageStatistics, analyze_edges
 from runtime.outputs import stages, with_outputs
 from runtime.routes import MacShare
 
@@ -124,3 +125,34 @@ def test_variance_between_classes_is_all_where_classes_are_constant(everything):
     share = statistics.class_share
     assert torch.allclose(share[statistics.edges], torch.ones(10, dtype=torch.float64))
     assert bool(share[~statistics.edges].isnan().all())
+
+
+def test_observations_are_those_of_weights_that_are_known(everything):
+    """Edges weigh a tenth of their distance; those of the input node differ between images."""
+    statistics = StageStatistics(dict(stages(everything[0]))["layer1"], 2)
+    labels = torch.tensor([0, 1, 0, 1])
+    places = torch.arange(5)
+    distance = (places.view(-1, 1) - places).float() / 10
+    weights = torch.where(statistics.edges, distance, 0.0).repeat(4, 1, 1)
+    weights[:2, 1:, 0] += 0.2
+    weights[2:, 1:, 0] -= 0.2
+    statistics.add_weights(weights, labels)
+    found = observe(Analysis(2, {"layer1": statistics}))["layer1"]
+    assert found["mean"] == pytest.approx(0.2)  # 4 edges over 1, 3 over 2, 2 over 3, 1 over 4
+    assert found["correlation_with_distance"] == pytest.approx(1)
+    assert found["mean_to_next"] == pytest.approx(0.1)
+    assert found["mean_over_nodes"] == pytest.approx(0.8 / 3)
+    assert found["mean_to_output"] == pytest.approx(0.25)
+    assert (found["std"], found["std_from_input"]) == (pytest.approx(0.08), pytest.approx(0.2))
+    assert found["steady"] == pytest.approx(0.6)
+    assert found["between_classes"] == pytest.approx(0)
+    assert found["between_extremes"] is None
+
+
+def test_learned_stages_have_no_figure_of_images(everything):
+    found = observe(everything[-1])
+    assert found["layer2"]["std"] is None
+    assert found["layer1"]["std"] > 0
+    assert found["layer1"]["between_extremes"] > 0
+    # Learned weights begin equal.
+    assert found["layer2"]["correlation_with_distance"] is None
