@@ -140,9 +140,10 @@ def _thresholds(
             moments = stage.closed_at if axes is left else stage.removed_at
             shares = [100 * float(m.mean) for m in moments]
             axes.plot(THRESHOLDS, shares, "o-", ms=3, color=f"C{index}", label=name)
-            taus = list(learned[name].values())
+            taus = [min(1.06, max(-0.06, tau)) for tau in learned[name].values()]
             axes.plot(taus, [-4 - 3 * index] * len(taus), "|", ms=8, color=f"C{index}")
-        axes.set_xlabel("tau of every node (marks below 0: the learned values)")
+        axes.set_xlim(-0.1, 1.1)
+        axes.set_xlabel("tau of every node\n(marks: learned; beyond 0 .. 1 at the edge)")
         axes.set_ylabel("share over images (%)")
         axes.set_title(title, fontsize=9)
         axes.set_ylim(-8 - 3 * len(stages), 105)

@@ -31,7 +31,7 @@ _STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
 img { max-width: 100%; } table { border-collapse: collapse; } caption { text-align: left; }
 td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
-td:first-child, th:first-child { text-align: left; }"""
+td:first-child, th:first-child { text-align: left; white-space: pre; }"""
 
 
 @dataclass(frozen=True)
