@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -261,3 +265,26 @@ def test_the_recipe_is_that_of_the_task(file):
     file.write_text(file.read_text() + "task: detection\n")
     with pytest.raises(SpecError, match="a has a recipe for classification"):
         read_experiment(file)
+
+
+@pytest.mark.slow
+def test_an_array_of_tasks_trains_what_the_experiment_collects(file, capsys, tmp_path, monkeypatch):
+    """What docs/experiments.md has SLURM do, its variable set by hand."""
+    monkeypatch.chdir(tmp_path)
+    graphc = tmp_path / "bin" / "graphc"
+    graphc.parent.mkdir()
+    main_ = "import sys; from compiler.cli import main; sys.exit(main())"
+    graphc.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{main_}' \"$@\"\n")
+    graphc.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{graphc.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
+    arguments = ["experiment", str(file), "--epochs", "1", "--seeds", "0"]
+    assert main([*arguments, "--commands"]) == 0
+    Path("commands.txt").write_text(capsys.readouterr().out)
+    documented = (FOLDER.parents[1] / "docs" / "experiments.md").read_text()
+    wrapped = re.search(r"--wrap '(.*)'", documented)[1]
+    for task in ("1", "2"):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        subprocess.run(["bash", "-c", wrapped], check=True, stdout=subprocess.DEVNULL)
+    assert main(arguments) == 0
+    assert "2 runs, 2 finished before" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -496,6 +497,35 @@ def test_torchrun_trains_with_two_processes(call: Call) -> None:
 
     outcome = json.loads(finished.stdout)
     assert outcome["accuracy"] > 0.5
+    assert json.loads(Path("two/run.json").read_text())["processes"] == 2
+    _, text, _ = call("eval", "two", "--json")
+    assert json.loads(text)["accuracy"] == outcome["accuracy"]
+
+
+@pytest.mark.slow
+def test_torchrun_of_two_hosts_trains_one_network(call: Call) -> None:
+    """Both launchers run here; on a cluster `srun` starts one a host."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=1"]
+    script = Path("graphc.py")
+    script.write_text("import compiler.cli as c\nexit(c.main())\n")
+    arguments = ("train", "small.yaml", *FAST, "--device", "cpu", "--run-folder", "two", "--json")
+    hosts = [
+        subprocess.Popen(
+            [*launcher, str(script), *arguments],
+            env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    texts = [host.communicate()[0] for host in hosts]
+
+    assert [host.returncode for host in hosts] == [0, 0]
+    outcome = json.loads("".join(texts))
     assert json.loads(Path("two/run.json").read_text())["processes"] == 2
     _, text, _ = call("eval", "two", "--json")
     assert json.loads(text)["accuracy"] == outcome["accuracy"]
