@@ -152,7 +152,7 @@ def test_observations_are_those_of_weights_that_are_known(everything):
 def test_learned_stages_have_no_figure_of_images(everything):
     found = observe(everything[-1])
     assert found["layer2"]["std"] is None
-    assert found["layer1"]["std"] > 0
-    assert found["layer1"]["between_extremes"] > 0
+    assert found["layer1"]["std"] != 0
+    assert found["layer1"]["between_extremes"] not in (None, 0)
     # Learned weights begin equal.
     assert found["layer2"]["correlation_with_distance"] is None
