@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from runtime import kernels
 from runtime.aggregate import RoutedConcat, RoutedSum
 from runtime.gating import Gate, gates
 from runtime.outputs import stages, wiring
-from runtime.weighted_sum import add_up
+from runtime.weighted_sum import are_laid_out_alike
 
 
 def sparse(model: fx.GraphModule) -> fx.GraphModule:
@@ -50,12 +51,12 @@ class _Rows(NamedTuple):
     """A node's output for the samples that it was computed for.
 
     `samples` holds them in order, None for all; `row_of` a row for each sample, -1 for none.
-    Shape: features (len(samples), C, H, W)
+    Shape: features (len(samples), C, H, W), row_of (B,)
     """
 
     features: Tensor
     samples: Tensor | None
-    row_of: list[int]
+    row_of: Tensor
 
 
 class SparseStage(nn.Module):
@@ -81,7 +82,7 @@ class SparseStage(nn.Module):
             return self._stage[0](*features)
         nodes = self._nodes()
         batch = len(features[0])
-        everyone = list(range(batch))
+        everyone = torch.arange(batch, device=features[0].device)
         needed = _needed(nodes, batch)
         last_use = {source: index for index, node in enumerate(nodes) for source in node.sources}
         threshold = getattr(self, "threshold", None)
@@ -172,44 +173,54 @@ def _gather(
             alive = is_open.any(1)
         if needed is not None:
             alive = alive & needed[:, index]
-    open_rows, alive_rows = is_open.tolist(), alive.tolist()
-    samples = [sample for sample, is_alive in enumerate(alive_rows) if is_alive]
-    if not samples:
+    samples = alive.nonzero().flatten()
+    if not len(samples):
         return None
     sources = [outputs[source] for source in node.sources]
+    everyone = torch.arange(batch, device=weights.device)
     is_dense = len(samples) == batch and all(
         source is not None and source.samples is None for source in sources
     )
     assert node.aggregate is not None
-    if is_dense and all(map(all, open_rows)):
+    if is_dense and is_open.all():
         values = [source.features for source in sources if source is not None]
-        return _Rows(node.aggregate(values, adjacency), None, list(range(batch)))
+        return _Rows(node.aggregate(values, adjacency), None, everyone)
+    # Where each sample finds each source, -1 for what is closed or was not computed.
+    nowhere = torch.full_like(everyone, -1)
+    rows = torch.stack([nowhere if s is None else s.row_of for s in sources], dim=1)[samples]
     if isinstance(node.aggregate, RoutedConcat):
-        features = _concat(node.aggregate, sources, samples)
+        features = _concat(node.aggregate, sources, rows)
     else:
-        weights = weights / node.aggregate.divisor
-        features = _sum(sources, weights, open_rows, samples)
+        rows = torch.where(is_open[samples], rows, -1)
+        features = _sum(sources, weights[samples] / node.aggregate.divisor, rows)
     if len(samples) == batch:
-        return _Rows(features, None, samples)
-    row_of = [-1] * batch
-    for row, sample in enumerate(samples):
-        row_of[sample] = row
-    return _Rows(features, torch.tensor(samples, device=weights.device), row_of)
+        return _Rows(features, None, everyone)
+    row_of = nowhere.index_copy(0, samples, everyone[: len(samples)])
+    return _Rows(features, samples, row_of)
 
 
-def _sum(
-    sources: Sequence[_Rows | None],
-    weights: Tensor,
-    open_rows: Sequence[Sequence[bool]],
-    samples: Sequence[int],
-) -> Tensor:
-    """The weighted sum over open edges. Shape: weights (B, S) -> (len(samples), C, H, W)"""
+def _sum(sources: Sequence[_Rows | None], weights: Tensor, rows: Tensor) -> Tensor:
+    """The weighted sum over open edges.
+
+    Shape: n samples, weights and rows (n, S) -> (n, C, H, W)
+    """
     like = next(source.features for source in sources if source is not None)
-    tensors = [weights, *(source.features for source in sources if source is not None)]
-    is_recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if like.device.type == "cpu" and not is_recorded:
-        return _sum_by_sample(sources, weights, open_rows, samples, like)
-    return _sum_by_source(sources, weights, open_rows, samples, like)
+    values = [like if source is None else source.features for source in sources]
+    is_recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (weights, *values))
+    total = _empty(like, len(rows))
+    tensors = (*values, total)
+    if not is_recorded and kernels.fits(tensors, smallest=0) and are_laid_out_alike(tensors):
+        kernels.weighted_sum(values, weights, total, rows)
+        return total
+    total.zero_()
+    for value, weight, row in zip(
+        values, weights.to(like.dtype).unbind(1), rows.unbind(1), strict=True
+    ):
+        to = (row >= 0).nonzero().flatten()
+        if len(to):
+            factor = weight[to].view(-1, *(1,) * (like.dim() - 1))
+            total.index_add_(0, to, value.index_select(0, row[to]) * factor)
+    return total
 
 
 def _empty(like: Tensor, num_samples: int) -> Tensor:
@@ -224,63 +235,17 @@ def _empty(like: Tensor, num_samples: int) -> Tensor:
     )
 
 
-def _sum_by_sample(
-    sources: Sequence[_Rows | None],
-    weights: Tensor,
-    open_rows: Sequence[Sequence[bool]],
-    samples: Sequence[int],
-    like: Tensor,
-) -> Tensor:
-    total = _empty(like, len(samples))
-    for row, sample in enumerate(samples):
-        values: list[Tensor] = []
-        edges: list[int] = []
-        for edge, source in enumerate(sources):
-            if open_rows[sample][edge] and source is not None and source.row_of[sample] >= 0:
-                position = source.row_of[sample]
-                values.append(source.features[position : position + 1])
-                edges.append(edge)
-        if values:
-            add_up(values, weights[sample : sample + 1, edges], total[row : row + 1])
-        else:
-            total[row].zero_()
-    return total
+def _concat(aggregate: RoutedConcat, sources: Sequence[_Rows | None], rows: Tensor) -> Tensor:
+    """Features of all sources side by side, 0 where a source was removed.
 
-
-def _sum_by_source(
-    sources: Sequence[_Rows | None],
-    weights: Tensor,
-    open_rows: Sequence[Sequence[bool]],
-    samples: Sequence[int],
-    like: Tensor,
-) -> Tensor:
-    total = _empty(like, len(samples)).zero_()
-    for edge, source in enumerate(sources):
-        rows = [
-            (row, source.row_of[sample], sample)
-            for row, sample in enumerate(samples)
-            if source is not None and open_rows[sample][edge] and source.row_of[sample] >= 0
-        ]
-        if source is None or not rows:
-            continue
-        to, of, chosen = torch.tensor(rows, device=like.device).unbind(1)
-        shape = (-1, *(1,) * (like.dim() - 1))
-        weight = weights[chosen, edge].to(like.dtype).view(shape)
-        total = total.index_add(0, to, source.features.index_select(0, of) * weight)
-    return total
-
-
-def _concat(
-    aggregate: RoutedConcat, sources: Sequence[_Rows | None], samples: Sequence[int]
-) -> Tensor:
-    """Features of all sources side by side, 0 where a source was removed."""
+    Shape: n samples, rows (n, S) -> (n, C, H, W)
+    """
     like = next(source.features for source in sources if source is not None)
     parts: list[Tensor] = []
-    for channels, source in zip(aggregate.channels, sources, strict=True):
-        part = like.new_zeros(len(samples), channels, *like.shape[2:])
+    for channels, source, row in zip(aggregate.channels, sources, rows.unbind(1), strict=True):
+        part = like.new_zeros(len(rows), channels, *like.shape[2:])
         if source is not None:
-            rows = [source.row_of[sample] for sample in samples]
-            there = [row for row, of in enumerate(rows) if of >= 0]
-            part[there] = source.features[[rows[row] for row in there]]
+            there = (row >= 0).nonzero().flatten()
+            part[there] = source.features[row[there]]
         parts.append(part)
     return torch.cat(parts, dim=1)

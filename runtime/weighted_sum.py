@@ -80,7 +80,7 @@ def add_up(values: Sequence[Tensor], weights: Tensor, out: Tensor | None = None)
     Shape: S values (B, C, H, W), weights (B or 1, S) -> (B, C, H, W)
     """
     total = torch.empty_like(values[0]) if out is None else out
-    if kernels.fits(values) and _are_laid_out_alike((*values, total)):
+    if kernels.fits(values) and are_laid_out_alike((*values, total)):
         kernels.weighted_sum(values, weights, total)
         return total
     first, *others = factors(weights, values[0])
@@ -88,6 +88,11 @@ def add_up(values: Sequence[Tensor], weights: Tensor, out: Tensor | None = None)
     for value, factor in zip(values[1:], others, strict=True):
         total.addcmul_(value, factor)
     return total
+
+
+def are_laid_out_alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether all hold their elements in one order, without gaps."""
+    return all(tensor.is_contiguous() for tensor in tensors) or all(map(_is_channels_last, tensors))
 
 
 def _is_seen_through() -> bool:
@@ -113,11 +118,6 @@ def _sum_of_products(values: Sequence[Tensor], weights: Tensor) -> Tensor:
     for value, factor in zip(values[1:], others, strict=True):
         total = total + value * factor
     return total
-
-
-def _are_laid_out_alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether all hold their elements in one order, without gaps."""
-    return all(tensor.is_contiguous() for tensor in tensors) or all(map(_is_channels_last, tensors))
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
@@ -321,7 +321,7 @@ def _recorded_dot_products(values: Sequence[Tensor], grad: Tensor, weights: Tens
 def _dot_products(values: Sequence[Tensor], other: Tensor) -> Tensor:
     """<values[i], other> of every sample. Shape: S values (B, C, H, W), other alike -> (B, S)"""
     tensors = [other, *values]
-    if kernels.fits(tensors) and _are_laid_out_alike(tensors):
+    if kernels.fits(tensors) and are_laid_out_alike(tensors):
         return kernels.dot_products(values, other)
     return torch.stack([(other * value).flatten(1).sum(1) for value in values], dim=1)
 
@@ -335,6 +335,6 @@ def _sum_and_dot_products(
         -> (B, C, H, W), (B, S)
     """
     tensors = [other, *values]
-    if kernels.fits(tensors) and _are_laid_out_alike(tensors):
+    if kernels.fits(tensors) and are_laid_out_alike(tensors):
         return kernels.sum_and_dot_products(values, weights, other)
     return add_up(values, weights), _dot_products(values, other)

@@ -22,10 +22,10 @@ SMALLEST = 1 << 16
 """Elements of a sum below which torch's operations are as fast: nothing is compiled for them."""
 
 
-def fits(tensors: Sequence[Tensor]) -> bool:
+def fits(tensors: Sequence[Tensor], smallest: int = SMALLEST) -> bool:
     """Whether the kernels take these tensors: plain ones of one type and device, large enough."""
     first = tensors[0]
-    if first.numel() < SMALLEST or torch._C._len_torch_dispatch_stack():
+    if first.numel() < smallest or torch._C._len_torch_dispatch_stack():
         return False
     if any(type(tensor) is not Tensor or tensor.device != first.device for tensor in tensors):
         return False
@@ -33,12 +33,18 @@ def fits(tensors: Sequence[Tensor]) -> bool:
     return device is not None and first.dtype in device.TYPES and device.is_available()
 
 
-def weighted_sum(values: Sequence[Tensor], weights: Tensor, total: Tensor) -> None:
+def weighted_sum(
+    values: Sequence[Tensor], weights: Tensor, total: Tensor, rows: Tensor | None = None
+) -> None:
     """Writes sum_s weights[:, s] * values[s] to `total`; all in one order, without gaps.
 
-    Shape: S values (B, ...), weights (B or 1, S), total (B, ...)
+    With `rows`, sample b reads values[s][rows[b, s]] instead of values[s][b], and nothing where
+    that is below 0.
+
+    Shape: S values (B, ...), weights (B or 1, S), total (B, ...), rows (B, S) int64
     """
-    _for(total).weighted_sum(values, weights.detach().float().contiguous(), total)
+    rows = None if rows is None else rows.contiguous()
+    _for(total).weighted_sum(values, weights.detach().float().contiguous(), total, rows)
 
 
 def dot_products(values: Sequence[Tensor], other: Tensor) -> Tensor:

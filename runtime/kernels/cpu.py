@@ -39,32 +39,38 @@ static inline uint16_t store_bf16(float x) { /* to nearest, ties to even */
 }
 """
 _TEMPLATE = """
-/* out[b, l] = sum_s w[b, s] * x[s][b, l]; w has `stride` 0 between samples that share it */
-void sum_NAME(const TYPE *const *x, const float *w, TYPE *out, int64_t S, int64_t B, int64_t L,
-              int64_t stride, int threads) {
+/* out[b, l] = sum_s w[b, s] * x[s][row, l], row = rows[b, s], or b without rows; a row below 0
+   is left out. w has `stride` 0 between samples that share it. */
+void sum_NAME(const TYPE *const *x, const int64_t *rows, const float *w, TYPE *out, int64_t S,
+              int64_t B, int64_t L, int64_t stride, int threads) {
   const int64_t tiles = (L + TILE - 1) / TILE;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t job = 0; job < B * tiles; job++) {
-    const int64_t b = job / tiles, start = b * L + job % tiles * TILE;
-    const int64_t left = (b + 1) * L - start, n = left < TILE ? left : TILE;
-    const float *wb = w + b * stride;
-    float total[TILE];
+    const int64_t b = job / tiles, start = job % tiles * TILE;
+    const int64_t left = L - start, n = left < TILE ? left : TILE;
+    const TYPE *p[S];
+    float v[S], total[TILE];
+    int64_t live = 0, s = 0;
+    for (int64_t i = 0; i < S; i++) {
+      const int64_t row = rows ? rows[b * S + i] : b;
+      if (row < 0) continue;
+      p[live] = x[i] + row * L + start;
+      v[live++] = w[b * stride + i];
+    }
     for (int64_t i = 0; i < n; i++) total[i] = 0;
-    int64_t s = 0;
-    for (; s + 3 < S; s += 4) {
-      const TYPE *p = x[s] + start, *q = x[s + 1] + start;
-      const TYPE *r = x[s + 2] + start, *t = x[s + 3] + start;
-      const float wp = wb[s], wq = wb[s + 1], wr = wb[s + 2], wt = wb[s + 3];
+    for (; s + 3 < live; s += 4) {
+      const TYPE *pa = p[s], *pb = p[s + 1], *pc = p[s + 2], *pd = p[s + 3];
+      const float va = v[s], vb = v[s + 1], vc = v[s + 2], vd = v[s + 3];
       for (int64_t i = 0; i < n; i++)
-        total[i] += wp * load_NAME(p[i]) + wq * load_NAME(q[i])
-                  + wr * load_NAME(r[i]) + wt * load_NAME(t[i]);
+        total[i] += va * load_NAME(pa[i]) + vb * load_NAME(pb[i])
+                  + vc * load_NAME(pc[i]) + vd * load_NAME(pd[i]);
     }
-    for (; s < S; s++) {
-      const TYPE *p = x[s] + start;
-      const float wp = wb[s];
-      for (int64_t i = 0; i < n; i++) total[i] += wp * load_NAME(p[i]);
+    for (; s < live; s++) {
+      const TYPE *pa = p[s];
+      const float va = v[s];
+      for (int64_t i = 0; i < n; i++) total[i] += va * load_NAME(pa[i]);
     }
-    for (int64_t i = 0; i < n; i++) out[start + i] = store_NAME(total[i]);
+    for (int64_t i = 0; i < n; i++) out[b * L + start + i] = store_NAME(total[i]);
   }
 }
 
@@ -138,9 +144,11 @@ def is_available() -> bool:
     return library() is not None
 
 
-def weighted_sum(values: Sequence[Tensor], weights: Tensor, total: Tensor) -> None:
+def weighted_sum(
+    values: Sequence[Tensor], weights: Tensor, total: Tensor, rows: Tensor | None
+) -> None:
     """See `runtime.kernels.weighted_sum`."""
-    _call("sum", values, (weights, total), weights)
+    _call("sum", values, (rows, weights, total), weights)
 
 
 def dot_products(values: Sequence[Tensor], other: Tensor) -> Tensor:
@@ -162,17 +170,18 @@ def sum_and_dot_products(
 def _call(
     function: str,
     values: Sequence[Tensor],
-    operands: Sequence[Tensor],
+    operands: Sequence[Tensor | None],
     weights: Tensor | None = None,
 ) -> None:
-    first = values[0]
-    sizes = [len(values), len(first), first[0].numel()]
+    first, last = values[0], operands[-1]
+    assert last is not None
+    sizes = [len(values), len(last), first[0].numel()]
     if weights is not None:  # a stride of 0 where all samples share them
         sizes.append(len(values) if len(weights) > 1 else 0)
     pointers = (ctypes.c_void_p * len(values))(*(value.data_ptr() for value in values))
     getattr(library(), f"{function}_{TYPES[first.dtype][0]}")(
         pointers,
-        *(ctypes.c_void_p(operand.data_ptr()) for operand in operands),
+        *(ctypes.c_void_p(None if o is None else o.data_ptr()) for o in operands),
         *map(ctypes.c_int64, sizes),
         torch.get_num_threads(),
     )

@@ -51,6 +51,37 @@ def assert_exact(values, weights, total, dots, again, same_dots, *, rounding=2**
         torch.testing.assert_close(ours.double(), torch.stack(products, 1), rtol=1e-4, atol=1e-2)
 
 
+def assert_exact_rows(values, total_of, *, rounding=2**-8):
+    """Sums of other samples than one's own, some of them left out."""
+    rows = torch.tensor([[1, 0, -1], [-1, -1, -1], [0, 0, 1]])
+    weights = torch.rand(3, 3, generator=torch.Generator().manual_seed(2))
+    total = total_of(values[:3], weights, rows)
+    tolerance = {} if total.dtype == torch.float32 else {"rtol": rounding, "atol": rounding}
+    for sample, (row, weight) in enumerate(zip(rows.tolist(), weights, strict=True)):
+        parts = [
+            value[index].double() * factor
+            for value, index, factor in zip(values, row, weight.double(), strict=False)
+            if index >= 0
+        ]
+        expected = sum(parts, torch.zeros(SHAPE[1:], dtype=torch.float64))
+        torch.testing.assert_close(total[sample].cpu(), expected.cpu().to(total.dtype), **tolerance)
+
+
+def by_rows(values, weights, rows):
+    device = values[0].device
+    total = torch.empty_like(torch.cat((values[0], values[0][:1])))
+    kernels.weighted_sum(values, weights.to(device), total, rows.to(device))
+    return total
+
+
+@needs_a_compiler
+@types
+@layouts
+def test_rows_on_a_cpu(dtype, memory_format):
+    values, _ = operands(dtype, memory_format, 1)
+    assert_exact_rows(values, by_rows)
+
+
 @needs_a_compiler
 @types
 @layouts
@@ -79,11 +110,18 @@ def check_triton():
         for batch in (1, 2):
             values, weights = operands(dtype, torch.channels_last, batch)
             total, again = torch.empty_like(values[0]), torch.empty_like(values[0])
-            cuda.weighted_sum(values, weights, total)
+            cuda.weighted_sum(values, weights, total, None)
             dots = cuda.dot_products(values, values[0])
             same = cuda.sum_and_dot_products(values, weights, values[0], again)
             # The interpreter cuts bfloat16 off where hardware rounds.
             assert_exact(values, weights, total, dots, again, same, rounding=2**-7)
+
+        def total_of(values, weights, rows):
+            total = torch.empty_like(torch.cat((values[0], values[0][:1])))
+            cuda.weighted_sum(values, weights, total, rows)
+            return total
+
+        assert_exact_rows(values, total_of, rounding=2**-6)
 
 
 @pytest.mark.gpu
@@ -99,6 +137,7 @@ def test_on_a_gpu(dtype, memory_format, batch):
     assert_exact(
         values, weights, total, dots, *kernels.sum_and_dot_products(values, weights, values[0])
     )
+    assert_exact_rows(values, by_rows)
 
 
 @needs_a_compiler
