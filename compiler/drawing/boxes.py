@@ -27,7 +27,7 @@ def draw_boxes(
     from matplotlib.figure import Figure
 
     height, image_width = pixels.shape[1:]
-    figure = Figure(figsize=(width, width / 2 * height / image_width + 0.5), layout="constrained")
+    figure = Figure(figsize=(width, width / 2 * height / image_width + 0.7), layout="constrained")
     kept = found["scores"] >= LEAST_SCORE
     shown = (
         ("true", truth["boxes"], truth["labels"]),

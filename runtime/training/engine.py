@@ -168,7 +168,7 @@ class Engine(Generic[B]):
         losses = dict(zip(sums, means.tolist(), strict=True))
         # Every process has the same averaged gradients and summed loss: all stop, or none.
         if not (math.isfinite(losses[TOTAL]) and bool(torch.isfinite(norm))):
-            self._stop(micro_batches)
+            self._stop(micro_batches, seed)
         if self.recipe.clip_norm is not None:
             clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_norm, norm)
         self.optimizer.step()
@@ -198,8 +198,9 @@ class Engine(Generic[B]):
             return self._parallel.no_sync()
         return nullcontext()
 
-    def _stop(self, micro_batches: list[B]) -> None:
+    def _stop(self, micro_batches: list[B], seed: int) -> None:
         """Raises the error of the process that finds the most precise cause."""
+        _seed_generators(self.processes, seed)  # the same dropout, the same sampled boxes
         epoch, step = divmod(self.step, self.batches.steps_per_epoch)
         when = f"epoch {epoch + 1}, step {step + 1} of {self.batches.steps_per_epoch}"
         self.optimizer.zero_grad(set_to_none=True)
