@@ -296,7 +296,7 @@ def _figure(results: Results) -> Any:
         right.plot(epochs, means, label=network, color=f"C{index}", lw=1.4, marker=marker, ms=4)
     right.set_xlabel("epoch")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set_ylabel(label)
+    right.set_ylabel(f"{label}, val images" if results.experiment.part else label)
     right.set_title("while training, mean over seeds", fontsize=9)
     right.grid(alpha=0.3)
     if results.curves:
