@@ -29,6 +29,7 @@ from graphspec import CATALOGUE, NetworkGraph, NetworkSpec, content_hash
 from runtime.gating import Gate, gates, set_inference
 from runtime.outputs import Wiring
 from runtime.sparse import SparseStage
+from runtime.weighted_sum import Tap
 
 SOURCE_FILE = "network.py"
 WEIGHTS_FILE = "weights.safetensors"
@@ -98,11 +99,12 @@ def render(graph: NetworkGraph, program: fx.GraphModule, spec_hash: str) -> str:
         for stage in graph.stages
     ]
     classes.append(network_class(network, graph, program, stage_names, excerpt))
+    has_taps = any(isinstance(module, Tap) for module in program.modules())
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        docstring=docstring(graph, network, spec_hash),
+        docstring=docstring(graph, network, spec_hash, has_taps=has_taps),
         imports=excerpt.imports(),
         definitions=excerpt.definitions(),
         classes=classes,
@@ -160,16 +162,18 @@ def class_name(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def docstring(graph: NetworkGraph, network: str, spec_hash: str) -> list[str]:
+def docstring(graph: NetworkGraph, network: str, spec_hash: str, *, has_taps: bool) -> list[str]:
     """The lines of the file's docstring."""
     channels, height, width = graph.input_shape
     routed = any(node.router for stage in graph.stages for node in stage.nodes)
     text = (
         f"Start with the class `{network}`; the classes of its stages stand before it, and before "
         "them those of their layers. A stage is a graph of nodes. In its `forward`, a line "
-        "computes a node from the nodes in the list that it sums or concatenates: one list entry "
-        "is one edge of the graph."
+        "computes a node from another one, or from the list of those that it sums or "
+        "concatenates: each is one edge of the graph."
     )
+    if has_taps:
+        text += " `self.tap` hands on what it is given; it makes gradients cheaper."
     if routed:
         text += (
             " In routed stages, `adjacency[b, j, i]` is the weight of the edge from node i to node "

@@ -158,6 +158,29 @@ def test_fx_feature_extraction(name: str, training: bool):
     torch.testing.assert_close(extractor(x)[nodes[-1]], model(x))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", interop.EXAMPLES)
+def test_every_example(name: str):
+    """Shapes and names alone, on the meta device, at the example's own size."""
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=7, in_chans=4).eval()
+        x = torch.empty(2, 4, *model.default_cfg["input_size"][1:])
+        assert model(x).shape == (2, 7)
+        features = model.forward_features(x)
+        assert features.shape == (2, model.num_features, *model.default_cfg["pool_size"])
+        model.reset_classifier(0)
+        assert model(x).shape == (2, model.head_hidden_size)
+        pyramid = timm.create_model(name, features_only=True, in_chans=1).eval()
+        found = pyramid(x[:, :1])
+    described = zip(
+        found, pyramid.feature_info.channels(), pyramid.feature_info.reduction(), strict=True
+    )
+    for features, channels, reduction in described:
+        assert features.shape[:2] == (2, channels)
+        for size, pixels in zip(features.shape[2:], x.shape[2:], strict=True):
+            assert pixels // reduction <= size <= math.ceil(pixels / reduction)
+
+
 def test_weights_of_a_run_load(tmp_path):
     from safetensors.torch import save_file
 

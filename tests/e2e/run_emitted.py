@@ -44,7 +44,7 @@ def load(path: Path):
 def find_faults(folder: Path) -> list[str]:
     module = load(folder / "network.py")
     expected = torch.load(folder / "expected.pt", weights_only=True)
-    network = getattr(module, expected["class"])().double()
+    network = getattr(module, expected["class"])().to(expected["x"].dtype)
     faults = []
     if list(network.state_dict()) != list(expected["state"]):
         return ["state_dict keys differ"]
