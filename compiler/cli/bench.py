@@ -75,7 +75,7 @@ def command(spec: str, as_json: bool, **options: Any) -> None:
     of the weights and the most that one step holds besides. MACs of sparse inference count
     what is alive.
     """
-    comparison, where = _run(spec, **options)
+    comparison, where = compare_networks(spec, **options)
     if as_json:
         first, *others = [vars(measured) for measured in comparison.measured]
         content: dict[str, Any] = {
@@ -91,9 +91,10 @@ def command(spec: str, as_json: bool, **options: Any) -> None:
     click.echo(_text(comparison))
 
 
-def _run(
+def compare_networks(
     spec: str, *, overrides: tuple[str, ...], device: str, threads: int | None, **options: Any
 ) -> tuple[Comparison, dict[str, Any]]:
+    """What the command measures, and on what; `options` are its own."""
     loaded, _ = read_graph(_spec_of(spec), overrides)
     # Memory is measured by torch's profiler, which talks on stderr unless told before import.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -127,6 +128,8 @@ def _run(
                 f"{against} takes images of {other.input_shape}, {spec} of {loaded.input_shape}; "
                 "say --set input_shape=[C,H,W]"
             )
+        if Path(spec).is_dir():  # a static twin has the run's classes
+            overrides = (f"head.num_classes={loaded.head.num_classes}",)
         contenders.append(_contender(against, overrides, "masked", images, options))
     return compare(contenders, rounds=options["rounds"], device=place), machine(place)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,8 @@ from compiler.cli.sample import Seeds
 if TYPE_CHECKING:
     from compiler.paper import Cell, Row, Table
 
-NAMES = ("table1", "table2", "table4", "table5")
+LATENCIES = "Latency of DG-MobileNetV2"
+NAMES = ("table1", "table2", "table3", "table4", "table5")
 
 
 @click.command(
@@ -22,6 +24,7 @@ Examples:
   graphc reproduce                      what there is, and what it needs
   graphc reproduce table1
   graphc reproduce table4 --seeds 0-4 --json
+  graphc reproduce table3 --run runs/RUN
 """
 )
 @click.argument("name", required=False, type=click.Choice(NAMES))
@@ -32,12 +35,32 @@ Examples:
     show_default=True,
     help="Of the random wirings of table4: 0-19, or 0-4,7.",
 )
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="For table3: a trained DG-MobileNetV2, whose routes are timed.",
+)
+@click.option("--device", default="cpu", show_default=True, help="For table3.")
+@click.option("--compile", "is_compiled", is_flag=True, help="For table3: torch.compile, too.")
 @json_option
-def command(name: str | None, seeds: tuple[int, ...], as_json: bool) -> int:
+def command(
+    name: str | None,
+    seeds: tuple[int, ...],
+    run: Path | None,
+    device: str,
+    is_compiled: bool,
+    as_json: bool,
+) -> int:
     """Prints a table of the paper: its figures, ours, and the difference of each cell.
 
-    Exits with 1 if a cell differs that the paper supports.
+    Exits with 1 if a cell differs that the paper supports. Table 3 is of latencies, which are
+    measured.
     """
+    if name == "table3":
+        from compiler.cli._latency import table3
+
+        table3(run, device, is_compiled=is_compiled, as_json=as_json)
+        return 0
     from compiler.paper import TABLES
 
     if name is None:
@@ -56,13 +79,13 @@ def command(name: str | None, seeds: tuple[int, ...], as_json: bool) -> int:
 def _list(as_json: bool) -> None:
     from compiler.paper import TABLES, TRAINING_ONLY
 
-    here = {name: table.title for name, table in TABLES.items()}
+    here = {name: table.title for name, table in TABLES.items()} | {"table3": LATENCIES}
     training = {name: table.training for name, table in TABLES.items()}
     training |= {name: commands for name, (_, commands) in TRAINING_ONLY.items()}
     if as_json:
         print_json({"here": here, "training": training})
         return
-    click.echo("Costs, counted here in seconds:")
+    click.echo("Costs, counted here in seconds, and latencies, measured in a minute:")
     for name, title in here.items():
         click.echo(f"  graphc reproduce {name}    {title}")
     click.echo("\nAccuracies, which need the data and GPUs:")

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from compiler.cli import main
+from compiler.cli import _latency, main
 from compiler.cli.train import command as train
 from compiler.paper import TABLES, TRAINING_ONLY, Cell, example
 from compiler.recipes import load_recipe
@@ -22,7 +22,7 @@ def listed() -> dict[str, tuple[str, ...]]:
 def test_the_list_has_every_table_and_its_commands(capsys: pytest.CaptureFixture[str]):
     assert main(["reproduce", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["here"].keys() == TABLES.keys()
+    assert answer["here"].keys() == {*TABLES, "table3"}
     assert answer["training"] == {name: list(commands) for name, commands in listed().items()}
     assert main(["reproduce"]) == 0
     text = capsys.readouterr().out
@@ -65,3 +65,15 @@ def test_a_table_is_counted_anew(capsys: pytest.CaptureFixture[str]):
 )
 def test_a_cell_agrees_if_rounding_or_cutting_off_gives_the_papers(paper, ours, digits, agrees):
     assert Cell(paper, ours, digits).agrees is agrees
+
+
+def test_latencies_are_ratios_to_the_static_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_latency, "BATCHES", (1,))
+    monkeypatch.setattr(_latency, "ROUNDS", 1)
+    assert main(["reproduce", "table3", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["network"], row["batch"]) == ("DG-MobileNetV2, masked", 1)
+    assert row["mac_ratio"] == pytest.approx(314.698 / 300.774, abs=1e-4)
+    assert row["time_ratio"] == pytest.approx(row["ms"] / row["static_ms"])
