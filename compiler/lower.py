@@ -51,7 +51,11 @@ def lower(graph: NetworkGraph) -> fx.GraphModule:
 
 
 class NoDraws(TorchFunctionMode):
-    """Leaves weights undrawn that nobody reads; on "meta" torch loads its compiler to draw."""
+    """Leaves weights undrawn that nobody reads; on "meta" torch loads its compiler to draw.
+
+    Of draws on other devices only torch's own initialisers are left out: others may draw until
+    they like what they have.
+    """
 
     def __torch_function__(
         self,
@@ -61,7 +65,8 @@ class NoDraws(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
+        is_draw = func in _DRAWS and args[0].is_meta
+        if is_draw or getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from statistics import mean
 
 import pytest
+import torch
 
-from compiler import analyze, count
-from graphspec import NetworkSpec, load
+from compiler import analyze, compile, count
+from compiler.catalog import FOREIGN
+from compiler.measure import macs_of
+from graphspec import NetworkSpec, load, loads
 from tests.parity.networks import EXAMPLES, PUBLISHED
 
 # DG-Net, table 1, under the structure that its FLOPs imply: parameters, convolution MACs (M).
@@ -149,3 +152,24 @@ def test_dynamic_network_of_table_4():
     )
     assert millions(static.conv_macs) == "602.385"
     assert millions(dynamic.conv_macs) == "611.925"
+
+
+BLOCK = """\
+version: 1
+name: foreign
+input_shape: [3, 32, 32]
+stem: {{kind: conv_bn_relu, width: 16}}
+stages:
+  - {{name: layer1, depth: 2, width: 16, wiring: chain, block: {{kind: {block}}}}}
+head: {{kind: pooled_linear, num_classes: 10}}
+"""
+PARAMETERS = {"timm_regnet": ", group_width: 8", "torchvision_regnet": ", group_width: 8"}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_blocks_of_other_libraries_cost_what_torchs_flop_counter_finds(kind: str):
+    spec = loads(BLOCK.format(block=kind + PARAMETERS.get(kind, "")))
+    model = compile(spec).eval()
+    assert count(spec).macs == macs_of(model, torch.zeros(1, 3, 32, 32))
+    assert count(spec).params == sum(parameter.numel() for parameter in model.parameters())
