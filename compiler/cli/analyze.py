@@ -60,7 +60,7 @@ def command(
     of each weight, closed edges and removed nodes against tau, the same by class, and the
     matrices of single images.
     """
-    from compiler.edge_report import (
+    from compiler.edges.report import (
         analyze_run,
         as_data,
         describe,

@@ -172,7 +172,7 @@ def _network(
     import torch
 
     from compiler.lower import lower
-    from compiler.training import load_network
+    from compiler.training.runs import load_network
     from runtime.training.errors import TrainingError
 
     _, graph = read_graph(_spec_of(file), overrides)
@@ -216,7 +216,7 @@ def _test_images(
     run: str, overrides: tuple[str, ...], batch: int, device: torch.device
 ) -> Iterator[Tensor]:
     """The images that a run was tested on, in batches."""
-    from compiler.training import read_manifest
+    from compiler.training.runs import read_manifest
     from graphspec import load
     from runtime.training.errors import TrainingError
     from runtime.training.sources import open_data

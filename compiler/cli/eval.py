@@ -70,7 +70,7 @@ def command(
     Networks with routed edges are measured in soft mode, and in masked mode under both
     inference rules; the figure proper is that of the rule in the spec.
     """
-    from compiler.training import evaluate_run
+    from compiler.training.runs import evaluate_run
     from runtime.training.errors import TrainingError
 
     try:
@@ -83,7 +83,7 @@ def command(
             workers=workers,
         )
         if pictures is not None:
-            from compiler.detection import picture_run
+            from compiler.training.detector import picture_run
 
             drawn = picture_run(run, data=data, part=part, count=pictures, device=device)
             click.echo(f"written: {', '.join(str(path) for path in drawn)}", err=True)

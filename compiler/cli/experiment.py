@@ -13,8 +13,8 @@ from compiler.cli._output import print_json, print_table
 from compiler.cli.sample import Seeds
 
 if TYPE_CHECKING:
-    from compiler.experiment import Experiment, Run
-    from compiler.experiment_results import Results
+    from compiler.experiments.plan import Experiment, Run
+    from compiler.experiments.results import Results
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
@@ -71,7 +71,7 @@ def command(
 
     Finished runs are not repeated, broken ones go on. Exits with 1 if a run diverged.
     """
-    from compiler.experiment import plan, read_experiment
+    from compiler.experiments.plan import plan, read_experiment
     from runtime.training.recipe import RecipeError
 
     experiment = read_experiment(file)
@@ -99,8 +99,8 @@ def _print_commands(experiment: Experiment, runs: list[Run]) -> None:
 def _results(
     experiment: Experiment, runs: list[Run], folder: Path, data_dir: Path, jobs: int
 ) -> Results:
-    from compiler.experiment import ExperimentError, execute, last_lines, scores
-    from compiler.experiment_results import measure, summarize, write_results
+    from compiler.experiments.plan import ExperimentError, execute, last_lines, scores
+    from compiler.experiments.results import measure, summarize, write_results
 
     ended = sum(run.is_finished for run in runs)
     click.echo(f"{experiment.name}: {len(runs)} runs, {ended} finished before", err=True)
@@ -135,7 +135,7 @@ def _print_results(results: Results, folder: Path, *, as_json: bool) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from compiler.experiment_results import as_data, columns, explanation
+    from compiler.experiments.results import as_data, columns, explanation
 
     if as_json:
         print_json(as_data(results))

@@ -129,7 +129,7 @@ def _read_run(folder: Path) -> tuple[NetworkSpec, NetworkGraph, fx.GraphModule]:
         raise click.UsageError(f"{folder} is no run folder: it has no {RUN_SPEC}")
     spec, graph = read_graph(str(folder / RUN_SPEC), ())
 
-    from compiler.training import load_network
+    from compiler.training.runs import load_network
     from runtime.training.errors import StorageError
 
     try:

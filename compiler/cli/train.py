@@ -14,7 +14,7 @@ from compiler.cli._output import figures_text, print_json
 from compiler.cli._progress import TrainingProgress
 
 if TYPE_CHECKING:
-    from compiler.training import Outcome
+    from compiler.training.runs import Outcome
     from graphspec import NetworkGraph, NetworkSpec
     from runtime.training.recipe import Recipe
 
@@ -161,7 +161,7 @@ def command(
         raise click.UsageError("the recipe is for detection; give --task detection")
 
     _arrange_threads(graph, chosen_recipe.batch_size, task)
-    from compiler.training import Job, train
+    from compiler.training.runs import Job, train
     from runtime.training.engine import Execution
     from runtime.training.errors import TrainingError
     from runtime.training.recipe import RecipeError
@@ -234,7 +234,7 @@ def _check_detection(recipe: Recipe, goal_accuracy: float | None, *, torch_compi
 
 
 def _detection_recipes() -> list[str]:
-    from compiler.recipes import load_recipe, recipe_names
+    from compiler.training.recipes import load_recipe, recipe_names
 
     return [name for name in recipe_names() if load_recipe(name).detection is not None]
 
@@ -255,7 +255,12 @@ def _default_data(spec: NetworkSpec, task: str) -> str:
 
 
 def _recipe(name: str | None, data: str, overrides: tuple[str, ...], epochs: int | None) -> Recipe:
-    from compiler.recipes import NoSuchRecipeError, default_recipe, load_recipe, recipe_names
+    from compiler.training.recipes import (
+        NoSuchRecipeError,
+        default_recipe,
+        load_recipe,
+        recipe_names,
+    )
     from runtime.training.recipe import RecipeError
 
     name = name or default_recipe(data)

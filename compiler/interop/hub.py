@@ -22,7 +22,7 @@ from compiler.analysis import analyze
 from compiler.complexity import count
 from compiler.driver import compile
 from compiler.files import replacing
-from compiler.training import load_network
+from compiler.training.runs import load_network
 from graphspec import NetworkSpec, as_plain, content_hash, dump, loads, resolve
 from graphspec import load as load_spec
 from runtime.training.checkpoint import save_weights

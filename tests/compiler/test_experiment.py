@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from compiler.cli import main
-from compiler.experiment import plan, read_experiment
-from compiler.experiment_results import (
+from compiler.experiments.plan import plan, read_experiment
+from compiler.experiments.results import (
     Measurement,
     Spread,
     as_csv,

@@ -10,7 +10,7 @@ import pytest
 from compiler.cli import _latency, main
 from compiler.cli.train import command as train
 from compiler.paper import TABLES, TRAINING_ONLY, Cell, example
-from compiler.recipes import load_recipe
+from compiler.training.recipes import load_recipe
 from graphspec import load
 
 

@@ -19,10 +19,10 @@ from torch import nn
 
 from compiler import compile
 from compiler.cli import main
-from compiler.detection import freeze_batch_norms, load_detector
-from compiler.job import Job
-from compiler.recipes import dump_recipe, load_recipe, recipe_names
-from compiler.training import train
+from compiler.training.detector import freeze_batch_norms, load_detector
+from compiler.training.job import Job
+from compiler.training.recipes import dump_recipe, load_recipe, recipe_names
+from compiler.training.runs import train
 from graphspec import load
 from runtime.training.engine import Execution
 from runtime.training.errors import StorageError

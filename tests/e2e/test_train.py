@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from compiler import compile
 from compiler.cli import main
-from compiler.recipes import default_recipe, dump_recipe, load_recipe, recipe_names
+from compiler.training.recipes import default_recipe, dump_recipe, load_recipe, recipe_names
 from graphspec import SpecError, load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

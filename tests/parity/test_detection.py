@@ -8,9 +8,9 @@ from torchvision import models
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from compiler import compile
-from compiler.detection import detector
 from compiler.paper import example
-from compiler.recipes import load_recipe
+from compiler.training.detector import detector
+from compiler.training.recipes import load_recipe
 from compiler.weights import import_weights
 from graphspec import load
 from runtime.training.folders import IMAGENET

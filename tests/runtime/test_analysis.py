@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from compiler import compile
-from compiler.edge_observations import observe
-from compiler.mac_share import node_macs
+from compiler.edges.observations import observe
+from compiler.training.mac_share import node_macs
 from graphspec import loads
 from runtime.analysis import THRESHOLDS, Analysis, Moments, StageStatistics, analyze_edges
 from runtime.outputs import stages, with_outputs

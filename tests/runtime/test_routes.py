@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compiler import compile, count
-from compiler.mac_share import node_macs
+from compiler.training.mac_share import node_macs
 from graphspec import loads
 from runtime.gating import inference
 from runtime.outputs import Wiring, stages, wiring, with_outputs

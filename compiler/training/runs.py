@@ -20,10 +20,10 @@ import torch
 from torch import fx, nn
 
 from compiler.analysis import analyze
-from compiler.job import Job
-from compiler.mac_share import node_macs
-from compiler.recipes import dump_recipe, load_recipe
-from compiler.tasks import SETTINGS, TEST_BATCH, check_data, load_network
+from compiler.training.job import Job
+from compiler.training.mac_share import node_macs
+from compiler.training.recipes import dump_recipe, load_recipe
+from compiler.training.tasks import SETTINGS, TEST_BATCH, check_data, load_network
 from graphspec import content_hash, dump, load, resolve
 from runtime.gating import Rule, gates, inference, set_inference
 from runtime.training.batches import Dataset, Share, TrainingBatches

@@ -19,10 +19,10 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from compiler.job import TaskName
-from compiler.recipes import NoSuchRecipeError, default_recipe, load_recipe, recipe_names
-from compiler.tasks import SETTINGS
-from compiler.training import Job, read_manifest
+from compiler.training.job import TaskName
+from compiler.training.recipes import NoSuchRecipeError, default_recipe, load_recipe, recipe_names
+from compiler.training.runs import Job, read_manifest
+from compiler.training.tasks import SETTINGS
 from graphspec import NetworkSpec, Report, load
 from graphspec.errors import SpecPath, suggest
 from graphspec.source import decode, plain, provenance, read

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compiler.driver import compile
-from compiler.job import Job, TaskName
+from compiler.training.job import Job, TaskName
 from compiler.weights import WeightsError, import_weights
 from graphspec import NetworkSpec, Report, load
 from runtime.training.arrays import ArrayDataset
@@ -139,7 +139,7 @@ class DetectionSetting(Setting):
         return CocoDataset(Path(job.data), job.spec.input_shape[0], part or "val")
 
     def build(self, job: Job, data: Dataset[Any]) -> tuple[nn.Module, str]:
-        from compiler.detection import detector
+        from compiler.training.detector import detector
 
         assert job.recipe.detection is not None
         if job.recipe.detection.frozen_norm and job.initial_weights is None:
@@ -178,7 +178,7 @@ class DetectionSetting(Setting):
         return {"part": task.part.name, **figures, "AP_by_class": by_class}
 
     def load(self, folder: Path) -> nn.Module:
-        from compiler.detection import load_detector
+        from compiler.training.detector import load_detector
 
         return load_detector(folder)
 

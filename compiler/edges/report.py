@@ -15,10 +15,10 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from torch import fx
 
-from compiler.edge_observations import as_table, observe
-from compiler.edge_pictures import draw_edges
-from compiler.mac_share import node_macs
-from compiler.training import TEST_BATCH, check_data, load_network, read_manifest
+from compiler.edges.observations import as_table, observe
+from compiler.edges.pictures import draw_edges
+from compiler.training.mac_share import node_macs
+from compiler.training.runs import TEST_BATCH, check_data, load_network, read_manifest
 from graphspec import NetworkSpec, load
 from runtime.analysis import THRESHOLDS, Analysis, Sample, StageStatistics, analyze_edges
 from runtime.routes import MacShare

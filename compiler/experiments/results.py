@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.complexity import count
-from compiler.experiment import Experiment, Run
+from compiler.experiments.plan import Experiment, Run
 from runtime.training.engine import TOTAL
 
 

@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from compiler.drawing.boxes import draw_boxes
 from compiler.driver import compile
 from compiler.interop.torchvision import POOLED_SIZE, build_detector
-from compiler.recipes import load_recipe
+from compiler.training.recipes import load_recipe
 from graphspec import NetworkSpec, load
 from runtime.training.batches import Normalization
 from runtime.training.coco import CocoDataset

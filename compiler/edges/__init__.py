@@ -1,0 +1,1 @@
+"""What the edges of a trained network weigh: figures, pictures, one page."""

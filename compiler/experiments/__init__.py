@@ -1,0 +1,1 @@
+"""Many runs compared: networks x seeds, from a file to a table."""
