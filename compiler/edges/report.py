@@ -26,7 +26,7 @@ from runtime.training.errors import StorageError
 from runtime.training.processes import join
 from runtime.training.sources import open_data
 
-_TEMPLATE = Path(__file__).parent / "edge_report.html.jinja"
+_TEMPLATE = Path(__file__).with_name("page.html.jinja")
 _STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
 img { max-width: 100%; } table { border-collapse: collapse; } caption { text-align: left; }
