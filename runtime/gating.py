@@ -97,7 +97,8 @@ class Gate(nn.Module):
             weights = weights * pinned if is_mask else pinned.expand_as(weights)
         if self.removable and adjacency is not None and not self.training and self.mode != "soft":
             weights = weights * (adjacency[:, self.node] != 0).any(dim=1, keepdim=True)
-        weights = tapped_column(weights, self.targets, value)
+        # A hook may change the column: the tap's gradient would be that of the changed weights.
+        weights = tapped_column(weights, self.targets, None if self._forward_hooks else value)
         return append_column(adjacency, weights, self.targets, self.num_nodes)
 
     def _gated(self, scores: Tensor, threshold: Tensor) -> Tensor:

@@ -39,8 +39,9 @@ class Tap(nn.Module):
 
     Autograd adds the gradient of a value sum by sum: it writes a product, reads it, reads and
     writes the total. Sums leave their gradient and weight at the tap instead, whose backward
-    runs after all of them. Nothing else changes: other users of the value, gradients that
-    nobody asked for, second backwards and double backwards work as without it.
+    runs after all of them. Other users of the value, gradients that nobody asked for, second
+    backwards and double backwards work as without it. What is not there is the gradient at the
+    tap's own output: hooks and `torch.autograd.grad` find it at the tap's input.
 
     Shape: (B, C, H, W) -> (B, C, H, W)
     """
@@ -99,6 +100,7 @@ def _is_seen_through() -> bool:
     """Whether a compiler or a function transform must see ordinary operations."""
     return (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )

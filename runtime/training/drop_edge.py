@@ -7,7 +7,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from runtime.aggregate import LearnedSum, RoutedSum, Sum
@@ -45,10 +44,8 @@ class DropEdge:
 
         def without(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             values, *rest = arguments
-            kept = [
-                torch.zeros_like(value) if index == dropped else value
-                for index, value in enumerate(values)
-            ]
+            # A product keeps the graph: DDP waits for every parameter's gradient.
+            kept = [0 * value if index == dropped else value for index, value in enumerate(values)]
             return (kept, *rest)
 
         handle = module.register_forward_pre_hook(without)

@@ -8,6 +8,7 @@ import torch
 from compiler import compile, count
 from compiler.training.mac_share import node_macs
 from graphspec import loads
+from runtime import weighted_sum
 from runtime.gating import inference
 from runtime.outputs import Wiring, stages, wiring, with_outputs
 from runtime.routes import MacShare, Recorder, living, recording, routed_targets
@@ -148,6 +149,24 @@ def test_with_a_budget_training_computes_as_masked_inference_does():
     soft = compile(spec).train()
     soft.load_state_dict(model.state_dict())
     assert not torch.allclose(trained, soft(images), atol=2e-2)
+
+
+def test_gradients_with_a_budget_are_those_of_products(monkeypatch):
+    spec, model = network()
+    with torch.no_grad():
+        model.layer1.threshold.copy_(torch.tensor([0.97, 0.94, 0.99, 0.5]))
+    images = torch.randn(8, 1, 8, 8).double()
+    term = budget(spec, model.double().train())
+
+    def gradients():
+        model.zero_grad()
+        (model(images).square().sum() + term.loss()).backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    ours = gradients()
+    monkeypatch.setattr(weighted_sum, "_is_seen_through", lambda: True)
+    for our, their in zip(ours, gradients(), strict=True):
+        torch.testing.assert_close(our, their)
 
 
 def test_a_closed_edge_into_a_living_node_can_open_again():

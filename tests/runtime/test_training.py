@@ -550,6 +550,18 @@ def test_a_dropped_edge_gets_no_gradient() -> None:
     assert model.second.weight.grad.tolist() == [11, 0, 1000]
 
 
+def test_what_a_dropped_edge_cuts_off_has_gradients_of_zero() -> None:
+    """None at all, and the next step under DDP would wait for them."""
+    model = Graph()
+    drop_edge = DropEdge(model, 1.0)
+    drop_edge.edges = [(model.second, 0)]
+
+    with drop_edge.step(0):
+        model(torch.ones(1, 1, 1, 1)).backward()
+
+    assert model.first.weight.grad.tolist() == [0, 0]
+
+
 def test_drop_edge_without_effect_is_refused(tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch_size=16, lr=0.1, drop_edge=0.1)
     with pytest.raises(RecipeError, match="drop_edge: has no effect"):

@@ -379,6 +379,17 @@ def test_a_sum_keeps_its_values_and_no_product():
     assert storages <= existing
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_trace_holds_the_sums(monkeypatch):
+    monkeypatch.setattr(kernels.fits, "__defaults__", (0,))
+    ours, plain = Stage(routed=True), Stage(routed=True, plain=True)
+    plain.load_state_dict(ours.state_dict())
+    first, second = torch.randn(2, 2, 3, 5, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        traced = torch.jit.trace(ours, first)
+        torch.testing.assert_close(traced(second), plain(second))
+
+
 def test_copies_after_a_forward_work():
     ours, plain, x = pair()
     ours(x).sum()
