@@ -178,7 +178,7 @@ def command(
     is_first = os.environ.get("RANK", "0") == "0"
     with TrainingProgress(chosen_recipe.epochs, is_silent=not is_first) as progress:
         try:
-            folder = folder or Path("runs") / f"{loaded.name}-{job.identity}"
+            folder = folder or Path("runs") / f"{loaded.name}-{job.label}"
             outcome = train(
                 job,
                 folder,

@@ -19,9 +19,9 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from compiler.training.job import TaskName
+from compiler.training.job import Job, TaskName
 from compiler.training.recipes import NoSuchRecipeError, default_recipe, load_recipe, recipe_names
-from compiler.training.runs import Job, read_manifest
+from compiler.training.runs import read_manifest
 from compiler.training.tasks import SETTINGS
 from graphspec import NetworkSpec, Report, load
 from graphspec.errors import SpecPath, suggest
@@ -113,8 +113,7 @@ class Run:
 
     network: str
     seed: int
-    spec: NetworkSpec
-    recipe: Recipe
+    job: Job
     folder: Path
     arguments: tuple[str, ...]
     """of `graphc`"""
@@ -133,12 +132,13 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        """`run.json` of the finished run."""
+        """`run.json` of the finished run; one from other weights or data does not count."""
         try:
             manifest = read_manifest(self.folder)
-        except StorageError:
+            is_this = manifest["identity"] == self.job.identity
+        except (StorageError, DataError):
             return None
-        return manifest if manifest.get("status") == "complete" else None
+        return manifest if is_this and manifest["status"] == "complete" else None
 
 
 class ExperimentError(Exception):
@@ -276,8 +276,15 @@ def _run(
     spec = load(file, overrides=changes)
     recipe = _recipe(experiment, network, recipe_overrides)
     is_bf16 = any(word in ("bf16", "--amp=bf16") for word in experiment.options)
-    job = Job(spec=spec, recipe=recipe, data=experiment.data, seed=seed, bf16=is_bf16)
-    run_folder = folder / network.name / f"seed{seed}-{job.identity}"
+    job = Job(
+        spec=spec,
+        recipe=recipe,
+        data=experiment.data,
+        seed=seed,
+        bf16=is_bf16,
+        initial_weights=Path(network.init_weights) if network.init_weights else None,
+    )
+    run_folder = folder / network.name / f"seed{seed}-{job.label}"
     recipe_changes = (*experiment.recipe_set, *network.recipe_set, *recipe_overrides)
     arguments = (
         "train",
@@ -292,7 +299,7 @@ def _run(
         *("--seed", str(seed), "--run-folder", str(run_folder)),
         *experiment.options,
     )
-    return Run(network.name, seed, spec, recipe, run_folder, arguments)
+    return Run(network.name, seed, job, run_folder, arguments)
 
 
 def _repeated(option: str, values: Sequence[str]) -> Iterator[str]:

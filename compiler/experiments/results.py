@@ -100,7 +100,7 @@ def columns(experiment: Experiment) -> tuple[str, ...]:
 
 def measure(run: Run, scores: dict[str, float]) -> list[Measurement]:
     """The measurements of a finished run: one, or one a mode."""
-    cost = count(run.spec)
+    cost = count(run.job.spec)
     return [
         Measurement(
             row=f"{run.network}, {mode}" if mode else run.network,

@@ -34,22 +34,38 @@ class Job:
         return "classification" if self.recipe.detection is None else "detection"
 
     @cached_property
-    def identity(self) -> str:
-        """A hash of everything that decides the result; places and devices do not.
+    def label(self) -> str:
+        """A hash of what was asked for, which names the run folder; no file needs to be there."""
+        return _hash(
+            {
+                "spec": content_hash(self.spec),
+                "recipe": self.recipe.as_mapping(),
+                "data": self.data,
+                "seed": self.seed,
+                "bf16": self.bf16,
+                "initial_weights": self.initial_weights and str(self.initial_weights),
+            }
+        )
 
-        Raises: DataError if the initial weights cannot be read.
+    @cached_property
+    def identity(self) -> str:
+        """A hash of everything that decides the result, what is in files too; devices do not.
+
+        Of folders of images the name alone counts.
+
+        Raises: DataError if the initial weights or the data cannot be read.
         """
-        parts: dict[str, Any] = {
-            "spec": content_hash(self.spec),
-            "recipe": self.recipe.as_mapping(),
-            "data": self.data,
-            "seed": self.seed,
-            "bf16": self.bf16,
-        }
-        if self.initial_weights is not None:
-            try:
-                with self.initial_weights.open("rb") as file:
-                    parts["initial_weights"] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise DataError(f"cannot read {self.initial_weights}: {error.strerror}") from error
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+        files = [self.initial_weights, Path(self.data) if self.data.endswith(".npz") else None]
+        return _hash({"label": self.label, "files": [file and _digest(file) for file in files]})
+
+
+def _hash(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error

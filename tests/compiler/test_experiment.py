@@ -73,9 +73,9 @@ def test_every_comparison_has_three_sizes():
 def test_plan_orders_by_seed_and_lays_changes_over_each_other(file):
     runs = plan(read_experiment(file), file, file.parent, recipe_overrides=["epochs=1"])
     assert [(run.seed, run.network) for run in runs] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
-    assert runs[0].spec.stages[0].depth == 2
-    assert (runs[0].recipe.epochs, runs[0].recipe.lr) == (1, 0.1)
-    assert runs[1].recipe.lr == 0.01
+    assert runs[0].job.spec.stages[0].depth == 2
+    assert (runs[0].job.recipe.epochs, runs[0].job.recipe.lr) == (1, 0.1)
+    assert runs[1].job.recipe.lr == 0.01
     words = shlex.split(runs[1].command)
     assert words[:2] == ["graphc", "train"]
     assert words[words.index("--seed") + 1] == "0"
@@ -97,10 +97,18 @@ def test_bf16_makes_other_runs(file, options):
     assert not {run.folder for run in plain} & {run.folder for run in other}
 
 
+def test_other_initial_weights_are_other_folders(file):
+    plain = plan(read_experiment(file), file, file.parent)
+    file.write_text(file.read_text() + "    init_weights: there_is_none.safetensors\n")
+    other = plan(read_experiment(file), file, file.parent)
+    assert [run.folder for run in plain[::2]] == [run.folder for run in other[::2]]
+    assert not {run.folder for run in plain[1::2]} & {run.folder for run in other[1::2]}
+
+
 def test_redraw_gives_every_seed_wirings_of_its_own():
     path = FOLDER / "table4_digits.yaml"
     runs = plan(read_experiment(path), path, Path("runs"))
-    assert all(run.spec.seed == run.seed for run in runs)
+    assert all(run.job.spec.seed == run.seed for run in runs)
 
 
 @pytest.mark.parametrize(

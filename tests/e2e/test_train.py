@@ -363,13 +363,20 @@ def test_a_static_network_trains_on_an_npz_file(call: Call) -> None:
     shape = ("input_shape=[3,8,8]", "head.num_classes=2")
     settings = [part for change in (*changes, *shape) for part in ("--set", change)]
 
-    status, out, _ = call(
+    command = (
         "train", "small.yaml", *settings, "--data", "arrays.npz", "--recipe", "digits",
         "--epochs", "8", "--batch-size", "16", "--json",
     )  # fmt: skip
+    status, out, _ = call(*command)
 
     assert status == 0
     assert json.loads(out)["accuracy"] == 1.0
+
+    np.savez("arrays.npz", x_train=images, y_train=1 - labels, x_test=images, y_test=labels)
+    status, _, err = call(*command)
+
+    assert status == 2
+    assert "holds the run of another spec, recipe, seed or data" in err
 
 
 @pytest.mark.parametrize("switch", ["--amp=bf16", "--channels-last", "--accumulate=2"])
