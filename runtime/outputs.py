@@ -82,8 +82,12 @@ def with_outputs(
     `wiring(stage).nodes`. Gates are shared too, and with them the inference mode.
 
     Raises:
-        ValueError: when `features` names something that the network does not have.
+        ValueError: when `features` names something that the network does not have, or when it is
+            sparse: its stages keep no matrix of all samples.
     """
+    for name, child in model.named_children():
+        if not isinstance(child, fx.GraphModule) and any(isinstance(m, Gate) for m in child.modules()):
+            raise ValueError(f"{name!r} is sparse; take outputs from the network that it was made of")
     program, copied = fx.Graph(), {}
     logits = program.graph_copy(model.graph, copied)
     values = {str(old.target): new for old, new in copied.items() if old.op == "call_module"}

@@ -6,7 +6,7 @@ Each node runs on the samples that it is alive for, and on no others. What comes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,12 +24,19 @@ def sparse(model: fx.GraphModule) -> fx.GraphModule:
 
     Training and "soft" mode run the stages of `model` as they are; so do stages without
     routed edges. Gates are shared, and with them the inference rule and pinned routes.
+
+    Raises: ValueError for a network `with_outputs`, or one that is sparse already.
     """
     root, program = nn.Module(), fx.Graph()
     for name, child in model.named_children():
         root.add_module(name, child)
+    for name, child in model.named_children():
+        if isinstance(child, SparseStage):
+            raise ValueError(f"{name!r} is sparse already")
     for name, stage in stages(model):
         if any(gates(stage)):
+            if hasattr(stage, "adjacency"):
+                raise ValueError("a sparse network puts out logits alone; give it the plain one")
             root.add_module(name, SparseStage(stage))
     program.output(program.graph_copy(model.graph, {}))
     program.lint()
@@ -77,11 +84,18 @@ class SparseStage(nn.Module):
         self._stage = (stage,)
         self._wiring = wiring(stage)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseStage:
+        # What moves parameters replaces buffers: the other stage's are these.
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers(recurse=False):
+            self._stage[0].register_buffer(name, buffer)
+        return self
+
     def forward(self, *features: Tensor) -> Tensor:
-        if self.training or any(gate.mode == "soft" for gate in gates(self)):
+        batch = len(features[0])
+        if not batch or self.training or any(gate.mode == "soft" for gate in gates(self)):
             return self._stage[0](*features)
         nodes = self._nodes()
-        batch = len(features[0])
         everyone = torch.arange(batch, device=features[0].device)
         needed = _needed(nodes, batch)
         last_use = {source: index for index, node in enumerate(nodes) for source in node.sources}

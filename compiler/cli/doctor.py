@@ -79,7 +79,10 @@ def _devices(problems: list[str]) -> dict[str, Any]:
     except ImportError as error:
         problems.append(f"torch does not import: {error}")
         return devices
+    from runtime.kernels import cpu
+
     devices["threads"] = str(torch.get_num_threads())
+    devices["cpu kernels"] = "compiled" if cpu.library() else "none: no C compiler that works"
     devices["cuda"] = [
         f"cuda:{index} {torch.cuda.get_device_name(index)}"
         for index in range(torch.cuda.device_count())

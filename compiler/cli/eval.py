@@ -93,6 +93,8 @@ def command(
         print_json(result)
     else:
         _print(run, result)
+    if goal_accuracy is not None and "accuracy" not in result:
+        raise click.UsageError("--goal-accuracy is for classification: this run has none")
     if goal_accuracy is not None and result["accuracy"] < goal_accuracy:
         found = f"test accuracy {result['accuracy']:.4f} is below {goal_accuracy}"
         click.echo(f"goal missed: {found}", err=True)

@@ -73,7 +73,14 @@ def specialise(
     2. A block that nothing feeds, or that leads nowhere, goes with its edges.
     3. Routers and thresholds keep what belongs to the edges that stay.
     4. What a concatenation reads stays: its channels have their places.
+
+    Raises: ValueError while routes are pinned; their shares are what to specialise to.
     """
+    if any(gate.pinned is not None for gate in gates(model)):
+        raise ValueError(
+            "routes are pinned: give them back (pin_routes(model, {stage: None})) and pass the "
+            "masks as shares"
+        )
     edges: list[Removed] = []
     nodes: list[str] = []
     stages: list[StageGraph] = []
@@ -162,6 +169,9 @@ def _select(
     """The part of the tensor `key` that belongs to the edges that stay."""
     stage_name, _, rest = key.partition(".")
     group, _, rest = rest.partition(".")
+    if key not in tensors:
+        node = rest.removesuffix(".weight")
+        return _learned_row(tensors, before[stage_name], after[stage_name], node)
     tensor = tensors[key]
     if stage_name in after:
         old, new = before[stage_name], after[stage_name]
@@ -174,6 +184,23 @@ def _select(
             if len(olds) != len(news) and len(tensor) == len(olds):
                 tensor = tensor[_positions(olds, news)]
     return tensor.clone()
+
+
+def _learned_row(
+    tensors: Mapping[str, Tensor], old: StageGraph, new: StageGraph, node: str
+) -> Tensor:
+    """The learned input edges of `node`, which gates keep as long as a stage is routed."""
+    index = next(i for i, other in enumerate(new.nodes) if other.name == node)
+    sources = [
+        new.nodes[edge.source].name
+        for edge in new.sources_of(index)
+        if isinstance(edge.weights, Learned)
+    ]
+    found = [
+        tensors[f"{old.name}.gate.{source}.weight"][_targets(old, source, Learned).index(node)]
+        for source in sources
+    ]
+    return torch.stack(found)
 
 
 def _positions(olds: list[str], news: list[str]) -> list[int]:

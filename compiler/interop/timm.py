@@ -135,7 +135,8 @@ class GraphNetwork(nn.Module):
     ) -> list[int]:
         """Drops what comes after the levels with these indices; returns the indices."""
         taken, last = feature_take_indices(len(self._levels), indices)
-        kept = {level.name for level in self._levels[: last + 1]}
+        self._levels = self._levels[: last + 1]
+        kept = {level.name for level in self._levels}
         for name, _ in self._wires:
             if name not in kept:
                 delattr(self, name)

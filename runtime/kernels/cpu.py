@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -190,27 +191,36 @@ def _call(
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, from the user's cache; None where they cannot be made."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    program, *options = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    compiler = shutil.which(program)
     if compiler is None:
         return None
     vectors = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), ())
     # Not -ffast-math: linked into a library, it turns denormal numbers off for the whole process.
     reorder = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
-    flags = ["-O3", *reorder, "-fopenmp", "-shared", "-fPIC", *vectors]
+    flags = [*options, "-O3", *reorder, "-fopenmp", "-shared", "-fPIC", *vectors]
     source = _SOURCE + "".join(
         _TEMPLATE.replace("NAME", name).replace("TYPE", ctype) for name, ctype in TYPES.values()
     )
     source = source.replace("TILE", str(TILE)).replace("CHUNK", str(CHUNK))
     key = hashlib.sha256("\0".join([source, compiler, *flags]).encode()).hexdigest()[:16]
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(cache_home) / "graphc" / f"sums-{key}.so"
+    command, name = [compiler, *flags], f"sums-{key}.so"
     try:
-        if not path.exists():
-            _build([compiler, *flags], source, path)
-        return ctypes.CDLL(str(path))
+        try:
+            cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            return _load(command, source, Path(cache_home) / "graphc" / name)
+        except (OSError, RuntimeError):  # no home, or none that can be written
+            with tempfile.TemporaryDirectory() as folder:
+                return _load(command, source, Path(folder) / name)
     except (OSError, subprocess.SubprocessError) as error:
         logging.getLogger(__name__).info("torch's operations instead of compiled sums: %s", error)
         return None
+
+
+def _load(command: Sequence[str], source: str, path: Path) -> ctypes.CDLL:
+    if not path.exists():
+        _build(command, source, path)
+    return ctypes.CDLL(str(path))
 
 
 def _build(command: Sequence[str], source: str, path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else (error.strerror or str(error))
         raise StorageError(f"cannot write {path} ({len(content):,} bytes): {reason}") from error
@@ -51,7 +53,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
-    """Writes `state` as the checkpoint of `step` and drops all but the newest ones."""
+    """Writes `state` as the checkpoint of `step` and drops all but the newest ones.
+
+    What processes that were killed while writing have left goes too: a run has one writer.
+    """
+    for stale in folder.glob(".step-*.tmp"):
+        stale.unlink(missing_ok=True)
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     path = folder / f"step-{step:09d}.pt"

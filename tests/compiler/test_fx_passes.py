@@ -17,6 +17,30 @@ from tests.runtime.test_sparse import SPEC, images, randomized
 from tests.strategies import specs
 
 
+MIXED = """
+version: 1
+name: mixed
+input_shape: [3, 8, 8]
+stem: {kind: conv_bn_relu, width: 6}
+stages:
+  - name: layer1
+    width: 6
+    depth: 2
+    block: conv_bn_relu
+    edge_weights: learned
+    wiring:
+      kind: explicit
+      edges:
+        - [input, n1]
+        - [n1, n2]
+        - {source: input, target: n2, edge_weights: routed}
+        - {source: n1, target: output, edge_weights: routed}
+        - [n2, output]
+        - [input, output]
+head: {kind: pooled_linear, num_classes: 5}
+"""
+
+
 def batch_norms(model):
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
@@ -116,6 +140,37 @@ def test_a_specialised_network_trains():
 
     assert all(parameter.grad is not None for parameter in smaller.parameters())
     assert all(p.grad is None for p in model.parameters()), "weights are copied, not shared"
+
+
+def test_learned_edges_stay_where_no_routed_edge_does():
+    spec = graphspec.loads(MIXED)
+    graph, _ = analyze(spec)
+    model = randomized(spec)
+    share = torch.ones(4, 4).tril(-1)
+    share[2, 0] = share[3, 1] = 0
+    result = specialise(model, graph, {"layer1": share})
+    pin_routes(model, {"layer1": share.bool()})
+    x = images(spec, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(x), model(x))
+
+
+def test_pinned_routes_are_no_thresholds():
+    spec = graphspec.loads(SPEC)
+    graph, _ = analyze(spec)
+    model = randomized(spec)
+    share = torch.ones(6, 6).tril(-1)
+    pin_routes(model, {"layer1": share.bool()})
+    with pytest.raises(ValueError, match="routes are pinned"):
+        specialise(model, graph, {"layer1": share})
+
+
+def test_a_block_that_cannot_be_traced_stays(monkeypatch):
+    model = compile(graphspec.loads(SPEC)).eval()
+    block = type(model.layer1.get_submodule("n1"))
+    forward = block.forward
+    monkeypatch.setattr(block, "forward", lambda self, x: forward(self, x) if len(x) else x)
+    assert 0 < batch_norms(fold_batch_norm(model)) < batch_norms(model)
 
 
 def test_an_empty_calibration_set_is_refused():

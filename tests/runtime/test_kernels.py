@@ -184,3 +184,24 @@ def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path):
 
 if __name__ == "__main__":
     check_triton()
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("home", [None, "a file"])
+def test_kernels_need_no_home(monkeypatch, tmp_path, home):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "a file").touch()
+    if home is None:
+        monkeypatch.setattr(cpu.Path, "home", raise_error)
+    else:
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.setenv("CC", "cc -pipe")
+    cpu.library.cache_clear()
+    try:
+        assert cpu.library() is not None
+    finally:
+        cpu.library.cache_clear()
+
+
+def raise_error():
+    raise RuntimeError("Could not determine home directory.")

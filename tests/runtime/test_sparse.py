@@ -12,7 +12,9 @@ from torch import nn
 
 import graphspec
 from compiler import compile
+from runtime import kernels
 from runtime.gating import gates, inference, pin_routes, set_inference
+from runtime.kernels import cpu
 from runtime.outputs import stages, wiring, with_outputs
 from runtime.sparse import SparseStage, sparse
 from tests.strategies import specs
@@ -87,6 +89,47 @@ def test_sparse_equals_masked(spec, batch, threshold, seed, rule, with_gradients
     x = images(spec, batch)
     with inference(model, mode="masked", rule=rule), torch.set_grad_enabled(with_gradients):
         torch.testing.assert_close(sparse(model)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(cpu.library() is None, reason="no C compiler")
+@pytest.mark.parametrize("batch", [1, 5])
+def test_sparse_equals_masked_by_kernels(monkeypatch, batch):
+    """The kernels take float32, which the networks above are not."""
+    used = []
+    call = kernels.weighted_sum
+    monkeypatch.setattr(kernels, "weighted_sum", lambda *args: used.append(len(args)) or call(*args))
+    for seed in range(10):
+        model = randomized(graphspec.loads(SPEC), seed=seed).float()
+        x = images(graphspec.loads(SPEC), batch).float()
+        with torch.no_grad():
+            torch.testing.assert_close(sparse(model)(x), model(x), rtol=1e-4, atol=1e-4)
+    assert used.count(4) > 20, "sums over open edges alone"
+
+
+def test_an_empty_batch_is_that_of_masked_inference():
+    _, model = tiny()
+    x = torch.zeros(0, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        assert sparse(model)(x).shape == model(x).shape == (0, 5)
+
+
+def test_what_does_not_go_together_is_refused():
+    _, model = tiny()
+    with pytest.raises(ValueError, match="logits alone"):
+        sparse(with_outputs(model))
+    with pytest.raises(ValueError, match="'layer1' is sparse"):
+        with_outputs(sparse(model))
+    with pytest.raises(ValueError, match="sparse already"):
+        sparse(sparse(model))
+
+
+def test_both_ways_of_a_sparse_stage_move_together():
+    spec = graphspec.loads(SPEC.replace("bias_init: 0.0", "learnable_threshold: false"))
+    skipping = sparse(compile(spec)).double().eval()
+    with torch.no_grad(), inference(skipping, mode="soft"):
+        assert skipping(images(spec, 2)).dtype == torch.float64
+    (whole,) = skipping.layer1._stage
+    assert {tensor.dtype for tensor in whole.state_dict().values()} <= {torch.float64, torch.int64}
 
 
 @given(data=st.data(), batch=st.sampled_from([1, 3]), is_mask=st.booleans())

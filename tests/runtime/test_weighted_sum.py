@@ -81,14 +81,25 @@ def untapped(weights, _nodes, _value):
 
 
 both_kinds = pytest.mark.parametrize("routed", [False, True])
+both_paths = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], indirect=True)
 
 
-def pair(**options):
+@pytest.fixture
+def dtype(request, monkeypatch):
+    """float64 takes torch's operations; float32 the kernels, for tensors of any size."""
+    if request.param is torch.float32:
+        if cpu.library() is None:
+            pytest.skip("no C compiler on this machine")
+        monkeypatch.setattr(kernels.fits, "__defaults__", (0,))
+    return request.param
+
+
+def pair(dtype=torch.float64, **options):
     """Our stage, the plain one with equal parameters, and images."""
     ours, plain = Stage(**options), Stage(**options, plain=True)
     plain.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(1))
-    return ours.double(), plain.double(), x.double()
+    return ours.to(dtype), plain.to(dtype), x.to(dtype)
 
 
 def gradients(stage, x, forward=None):
@@ -100,6 +111,8 @@ def gradients(stage, x, forward=None):
 
 def assert_equal(ours, theirs, **tolerance):
     assert len(ours) == len(theirs)
+    if not tolerance and any(tensor.dtype is torch.float32 for tensor in theirs):
+        tolerance = {"rtol": 1e-4, "atol": 1e-4}
     for our, their in zip(ours, theirs, strict=True):
         torch.testing.assert_close(our, their, **tolerance)
 
@@ -131,8 +144,9 @@ def test_gradcheck_of_sums_and_taps(batch):
 
 
 @both_kinds
-def test_a_second_backward_over_a_retained_graph(routed):
-    ours, plain, x = pair(routed=routed)
+@both_paths
+def test_a_second_backward_over_a_retained_graph(routed, dtype):
+    ours, plain, x = pair(dtype, routed=routed)
     for stage in (ours, plain):
         loss = stage(x).square().sum()
         loss.backward(retain_graph=True)
@@ -142,13 +156,14 @@ def test_a_second_backward_over_a_retained_graph(routed):
 
 
 @both_kinds
-def test_a_backward_that_stops_early_leaves_nothing_for_the_next(routed):
+@both_paths
+def test_a_backward_that_stops_early_leaves_nothing_for_the_next(routed, dtype):
     """Gradients of the last weights alone do not run the taps; nor may they feed them."""
 
     def last(stage):
         return stage.routers[-1].weight if routed else stage.weights[-1]
 
-    ours, plain, x = pair(routed=routed)
+    ours, plain, x = pair(dtype, routed=routed)
     results = []
     for stage in (ours, plain):
         x = x.clone().requires_grad_()
@@ -191,10 +206,11 @@ def test_a_backward_that_fails_leaves_nothing_for_the_next():
     ],
 )
 @pytest.mark.parametrize("asks", ["requires_grad", "grad"])
-def test_only_some_inputs_need_gradients(wanted, asks):
+@both_paths
+def test_only_some_inputs_need_gradients(wanted, asks, dtype):
     """Because no others are said to, or because `grad` is asked for no others."""
     routed = any(name.startswith("routers") for name in wanted)
-    ours, plain, x = pair(routed=routed)
+    ours, plain, x = pair(dtype, routed=routed)
     results = []
     for stage in (ours, plain):
         image = x.clone().requires_grad_("x" in wanted or asks == "grad")
@@ -258,9 +274,10 @@ def test_gradients_under_inductor(fullgraph, routed):
 
 
 @both_kinds
+@both_paths
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_activation_checkpointing_of_blocks_and_of_the_whole(use_reentrant, routed):
-    ours, plain, x = pair(routed=routed)
+def test_activation_checkpointing_of_blocks_and_of_the_whole(use_reentrant, routed, dtype):
+    ours, plain, x = pair(dtype, routed=routed)
     expected = gradients(plain, x)
 
     def forward(x):
