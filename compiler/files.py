@@ -23,3 +23,17 @@ def replacing(path: Path) -> Generator[Path]:
         if temporary.is_dir() and path.is_dir():
             path.rename(Path(scratch) / "replaced")
         temporary.replace(path)
+
+
+@contextmanager
+def adding_to(folder: Path) -> Generator[Path]:
+    """A temporary folder whose files go into `folder` when the block ends, and never in part.
+
+    What else lies in `folder` stays. Nothing goes when the block raises.
+    """
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new.") as scratch:
+        yield Path(scratch)
+        for path in Path(scratch).iterdir():
+            path.replace(folder / path.name)

@@ -86,8 +86,12 @@ def with_outputs(
             sparse: its stages keep no matrix of all samples.
     """
     for name, child in model.named_children():
-        if not isinstance(child, fx.GraphModule) and any(isinstance(m, Gate) for m in child.modules()):
-            raise ValueError(f"{name!r} is sparse; take outputs from the network that it was made of")
+        if not isinstance(child, fx.GraphModule) and any(
+            isinstance(m, Gate) for m in child.modules()
+        ):
+            raise ValueError(
+                f"{name!r} is sparse; take outputs from the network that it was made of"
+            )
     program, copied = fx.Graph(), {}
     logits = program.graph_copy(model.graph, copied)
     values = {str(old.target): new for old, new in copied.items() if old.op == "call_module"}

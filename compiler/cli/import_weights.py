@@ -59,7 +59,7 @@ def command(
 
     from compiler import compile
     from compiler.files import replacing
-    from compiler.weights import WeightsError, export_weights, import_weights
+    from compiler.transfer import WeightsError, export_weights, import_weights
     from graphspec import content_hash
 
     loaded, _ = read_graph(spec, overrides)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from compiler.files import replacing
+
 LEAST_SCORE = 0.5
 
 
@@ -39,7 +41,8 @@ def draw_boxes(
         axes.set_title(f"{title}: {len(boxes)}", fontsize=9)
         _add_boxes(axes, boxes.cpu(), labels.tolist())
     figure.legend(handles=_legend(classes), loc="outside lower center", ncols=8, fontsize=8)
-    figure.savefig(path, dpi=72)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=72)
 
 
 def _add_boxes(axes: Any, boxes: Tensor, labels: Sequence[int]) -> None:

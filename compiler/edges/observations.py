@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from runtime.analysis import Analysis, StageStatistics
+from runtime.edge_statistics import Analysis, StageStatistics
 
 STEADY = 0.01
 """An edge whose weight has a smaller standard deviation over images hardly varies."""

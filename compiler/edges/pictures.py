@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from runtime.analysis import THRESHOLDS, Analysis, Sample, StageStatistics
+from runtime.edge_statistics import THRESHOLDS, Analysis, Sample, StageStatistics
 
 MAX_NUMBERS = 9
 """Nodes up to which the value of every edge is printed in its cell."""

@@ -17,10 +17,11 @@ from torch import fx
 
 from compiler.edges.observations import as_table, observe
 from compiler.edges.pictures import draw_edges
+from compiler.files import adding_to
 from compiler.training.mac_share import node_macs
 from compiler.training.runs import TEST_BATCH, check_data, load_network, read_manifest
 from graphspec import NetworkSpec, load
-from runtime.analysis import THRESHOLDS, Analysis, Sample, StageStatistics, analyze_edges
+from runtime.edge_statistics import THRESHOLDS, Analysis, Sample, StageStatistics, analyze_edges
 from runtime.routes import MacShare
 from runtime.training.errors import StorageError
 from runtime.training.processes import join
@@ -270,15 +271,15 @@ def arrays(report: EdgeReport) -> dict[str, Any]:
 
 def write_report(report: EdgeReport, folder: Path) -> list[Path]:
     """Writes `summary.json`, `edges.npz`, every picture as .png and .svg, and `index.html`."""
-    folder.mkdir(parents=True, exist_ok=True)
     content = {"schema_version": 1, **as_data(report)}
-    summary, archive, page = (folder / n for n in ("summary.json", "edges.npz", "index.html"))
-    summary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    np.savez_compressed(archive, **arrays(report))
-    pictures = draw_edges(report.analysis, report.samples, report.thresholds, folder)
-    page.write_text(_page(report, pictures), encoding="utf-8")
-    both = [path for _, svg in pictures for path in (svg, svg.with_suffix(".png"))]
-    return [page, summary, archive, *both]
+    with adding_to(folder) as scratch:
+        summary, archive, page = (scratch / n for n in ("summary.json", "edges.npz", "index.html"))
+        summary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        np.savez_compressed(archive, **arrays(report))
+        pictures = draw_edges(report.analysis, report.samples, report.thresholds, scratch)
+        page.write_text(_page(report, pictures), encoding="utf-8")
+        both = [path for _, svg in pictures for path in (svg, svg.with_suffix(".png"))]
+    return [folder / path.name for path in (page, summary, archive, *both)]
 
 
 def _page(report: EdgeReport, pictures: Sequence[tuple[str, Path]]) -> str:

@@ -19,11 +19,12 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from compiler.files import replacing
 from compiler.training.job import Job, TaskName
 from compiler.training.recipes import NoSuchRecipeError, default_recipe, load_recipe, recipe_names
 from compiler.training.runs import read_manifest
 from compiler.training.tasks import SETTINGS
-from graphspec import NetworkSpec, Report, load
+from graphspec import Report, load
 from graphspec.errors import SpecPath, suggest
 from graphspec.source import decode, plain, provenance, read
 from runtime.training.errors import DataError, StorageError
@@ -384,9 +385,8 @@ def scores(experiment: Experiment, run: Run, data_dir: Path) -> dict[str, float]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ExperimentError(f"graphc eval {run.folder}\n{done.stderr}")
-        temporary = kept.with_suffix(".tmp")
-        temporary.write_text(done.stdout)
-        temporary.replace(kept)
+        with replacing(kept) as temporary:
+            temporary.write_text(done.stdout, encoding="utf-8")
     result = json.loads(kept.read_text())
     if not experiment.modes:
         return {"": result[name]}

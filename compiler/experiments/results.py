@@ -14,6 +14,7 @@ from typing import Any
 
 from compiler.complexity import count
 from compiler.experiments.plan import Experiment, Run
+from compiler.files import adding_to
 from runtime.training.engine import TOTAL
 
 
@@ -325,16 +326,13 @@ def _draw_losses(axes: Any, losses: dict[str, dict[str, list[float]]]) -> None:
 
 def write_results(results: Results, folder: Path) -> list[Path]:
     """`results.json`, `.csv`, `.md`, `.png` and `.svg` in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "json": json.dumps({"schema_version": 1, **as_data(results)}, indent=2) + "\n",
         "csv": as_csv(results),
         "md": as_markdown(results),
     }
-    paths: list[Path] = []
-    for suffix, text in texts.items():
-        path = folder / f"results.{suffix}"
-        path.write_text(text, encoding="utf-8")
-        paths.append(path)
-    draw_results(results, folder / "results")
-    return [*paths, folder / "results.png", folder / "results.svg"]
+    with adding_to(folder) as scratch:
+        for suffix, text in texts.items():
+            (scratch / f"results.{suffix}").write_text(text, encoding="utf-8")
+        draw_results(results, scratch / "results")
+    return [folder / f"results.{suffix}" for suffix in (*texts, "png", "svg")]

@@ -58,7 +58,8 @@ def save(
     with replacing(folder / CONFIG) as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if not (folder / CARD).exists():
-        (folder / CARD).write_text(_card(resolved), encoding="utf-8")
+        with replacing(folder / CARD) as path:
+            path.write_text(_card(resolved), encoding="utf-8")
     return folder
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from compiler.driver import compile
 from compiler.training.job import Job, TaskName
-from compiler.weights import WeightsError, import_weights
+from compiler.transfer import WeightsError, import_weights
 from graphspec import NetworkSpec, Report, load
 from runtime.training.arrays import ArrayDataset
 from runtime.training.batches import Dataset, TrainingBatches

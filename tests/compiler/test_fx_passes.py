@@ -16,7 +16,6 @@ from runtime.sparse import sparse
 from tests.runtime.test_sparse import SPEC, images, randomized
 from tests.strategies import specs
 
-
 MIXED = """
 version: 1
 name: mixed

@@ -11,7 +11,7 @@ from compiler import compile
 from compiler.paper import example
 from compiler.training.detector import detector
 from compiler.training.recipes import load_recipe
-from compiler.weights import import_weights
+from compiler.transfer import import_weights
 from graphspec import load
 from runtime.training.folders import IMAGENET
 

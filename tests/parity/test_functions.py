@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compiler import compile
-from compiler.weights import Transfer, import_weights
+from compiler.transfer import Transfer, import_weights
 from tests.parity.networks import BY_OVERRIDES, IN_EXAMPLES, PUBLISHED, Published, randomise
 
 RELATIVE = {torch.float32: 1e-5, torch.float64: 1e-11}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compiler import compile
-from compiler.weights import WeightsError, export_weights, import_weights, read_weights
+from compiler.transfer import WeightsError, export_weights, import_weights, read_weights
 from graphspec import load, loads
 from tests.parity.networks import EXAMPLES, PUBLISHED, randomise
 

@@ -97,7 +97,9 @@ def test_sparse_equals_masked_by_kernels(monkeypatch, batch):
     """The kernels take float32, which the networks above are not."""
     used = []
     call = kernels.weighted_sum
-    monkeypatch.setattr(kernels, "weighted_sum", lambda *args: used.append(len(args)) or call(*args))
+    monkeypatch.setattr(
+        kernels, "weighted_sum", lambda *args: used.append(len(args)) or call(*args)
+    )
     for seed in range(10):
         model = randomized(graphspec.loads(SPEC), seed=seed).float()
         x = images(graphspec.loads(SPEC), batch).float()

@@ -7,7 +7,7 @@ from compiler import compile
 from compiler.edges.observations import observe
 from compiler.training.mac_share import node_macs
 from graphspec import loads
-from runtime.analysis import THRESHOLDS, Analysis, Moments, StageStatistics, analyze_edges
+from runtime.edge_statistics import THRESHOLDS, Analysis, Moments, StageStatistics, analyze_edges
 from runtime.outputs import stages, with_outputs
 from runtime.routes import MacShare
 
