@@ -6,6 +6,7 @@ origin in `node.meta["graphc"]`.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,13 +66,23 @@ class NoDraws(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        is_draw = func in _DRAWS and args[0].is_meta
-        if is_draw or getattr(func, "__module__", "") == "torch.nn.init":
+        # Some of torch's initialisers tell a mode that they are called, others only what they draw.
+        is_draw = func in _DRAWS and (args[0].is_meta or _caller() == _INITIALISERS)
+        if is_draw or getattr(func, "__module__", "") == _INITIALISERS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 
 _DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_}
+_INITIALISERS = "torch.nn.init"
+
+
+def _caller() -> str:
+    """The module that called what a mode has intercepted."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = frame and frame.f_back
+    return frame.f_globals.get("__name__", "") if frame else ""
 
 
 def _lower(graph: NetworkGraph) -> fx.GraphModule:
