@@ -34,9 +34,14 @@ class Onnx(ExportBackend):
             )
 
     def write(self, program: ExportedProgram, spec: NetworkSpec, path: Path) -> None:
+        from onnxscript.optimizer import fold_constants, remove_unused_nodes
+
         written = torch.onnx.export(
             program,
             dynamo=True,
+            # The exporter's own rewriting takes an hour for a graph with thousands of edges, and
+            # onnxruntime does it again; what it needs for that is that constants are folded.
+            optimize=False,
             verbose=False,
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -44,6 +49,8 @@ class Onnx(ExportBackend):
         )
         if written is None:
             raise EmitError("torch.onnx.export gave no program")
+        fold_constants(written.model)
+        remove_unused_nodes(written.model)
         written.model.metadata_props["graphc.name"] = spec.name
         written.model.metadata_props["graphc.spec_hash"] = content_hash(spec)
         written.save(str(path), external_data=False)
