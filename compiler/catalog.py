@@ -23,7 +23,6 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +36,7 @@ from compiler.interop import timm_blocks, torchvision_blocks
 from graphspec import Report
 from graphspec.catalogue import FILE_NAME
 from graphspec.graph import BlockCall
+from graphspec.registry import plugins
 from runtime.parameter import Param
 
 Role = Literal["blocks", "stems", "heads", "routers"]
@@ -75,14 +75,13 @@ def classes(role: Role) -> Mapping[str, type[nn.Module]]:
         found[module.name] = getattr(
             importlib.import_module(f"runtime.{role}.{module.name}"), constant
         )
-    for entry_point in entry_points(group=f"graphc.{role}"):
-        cls = entry_point.load()
-        if other := found.get(entry_point.name):
+    for name, cls in plugins(f"graphc.{role}"):
+        if other := found.get(name):
             raise ValueError(
-                f"two {role} are named {entry_point.name!r}: {other.__module__} and "
-                f"{cls.__module__}; rename one"
+                f"two {role} are named {name!r}: {other.__module__} and {cls.__module__}; "
+                "rename one"
             )
-        found[entry_point.name] = cls
+        found[name] = cls
     return dict(sorted(found.items()))
 
 

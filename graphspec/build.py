@@ -14,7 +14,7 @@ from graphspec.graph import BlockCall, Edge, NetworkGraph, Node, SpecPath, Stage
 from graphspec.spec import BlockSpec, NetworkSpec, NodeSpec, StageSpec
 from graphspec.verify import input_names, stage_inputs, verify, verify_wired
 from graphspec.weights import EdgeWeights
-from graphspec.wiring._base import NotConnectedError
+from graphspec.wiring._base import BrokenRuleError, Edges, NotConnectedError
 from graphspec.wiring.explicit import Explicit
 
 T = TypeVar("T")
@@ -57,6 +57,14 @@ def build_stage(spec: NetworkSpec, index: int, report: Report) -> StageGraph | N
     inputs = stage_inputs(spec, index)
     try:
         names, wires = wire(stage, path, inputs, random.Random(f"{spec.seed}/{stage.name}"))
+    except BrokenRuleError as failure:
+        report.error(
+            "wiring-broken",
+            (*path, "wiring"),
+            f"stage {stage.name!r}: {failure}",
+            f"this is for whoever wrote {type(stage.wiring).__module__} to mend",
+        )
+        return None
     except NotConnectedError as failure:
         report.error(
             "wiring-not-connected",
@@ -107,7 +115,9 @@ def wire(
     if not isinstance(wiring, Explicit):
         depth = stage.depth or 0
         names = ["input", *(f"n{i}" for i in range(1, depth + 1)), "output"]
-        return names, [Wire(*edge, None, path) for edge in wiring.connect(depth, rng)]
+        edges = wiring.connect(depth, rng)
+        _check_edges(type(wiring).model_fields["kind"].default, edges, depth)
+        return names, [Wire(*edge, None, path) for edge in edges]
     names = wiring.order(input_names(inputs))
     index = {name: i for i, name in enumerate(names)}
     wires = [
@@ -115,6 +125,24 @@ def wire(
         for i, edge in enumerate(wiring.edges)
     ]
     return names, sorted(wires, key=lambda wire: (wire.target, wire.source))
+
+
+def _check_edges(kind: str, edges: Edges, depth: int) -> None:
+    """Refuses what a rule may not return.
+
+    Raises: BrokenRuleError naming the rule and the edge.
+    """
+    seen: set[tuple[int, int]] = set()
+    for edge in edges:
+        source, target = edge
+        if edge in seen:
+            raise BrokenRuleError(f"the rule {kind!r} returned the edge {edge} twice")
+        if not 0 <= source < target <= depth + 1:
+            raise BrokenRuleError(
+                f"the rule {kind!r} returned the edge {edge}; edges go from a lower to a "
+                f"higher of the nodes 0 .. {depth + 1}"
+            )
+        seen.add(edge)
 
 
 def _weights(

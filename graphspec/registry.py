@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar, cast
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T", bound=type)
 C = TypeVar("C", bound=type)
@@ -18,10 +20,14 @@ class Registry(Mapping[str, T], Generic[T]):
         self._classes: dict[str, T] = {}
 
     def register(self, cls: C) -> C:
-        """Class decorator. A name defined twice is an error that names both modules."""
+        """Class decorator. A name defined twice is an error that names both modules.
+
+        A class may come twice: by its decorator, and by the entry point of its package.
+        """
         entry = cast("T", cls)  # returned as what it came in, so that checkers keep the class
         name = self._key(entry)
-        if other := self._classes.get(name):
+        other = self._classes.get(name)
+        if other is not None and other is not entry:
             places = f"{other.__module__} and {cls.__module__}"
             raise ValueError(f"two {self.noun}s are named {name!r}: {places}; rename one")
         self._classes[name] = entry
@@ -39,3 +45,17 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._classes)
+
+
+def plugins(group: str) -> Iterator[tuple[str, Any]]:
+    """What other packages add, by name. One that does not load is left out, with a warning."""
+    for entry_point in entry_points(group=group):
+        try:
+            yield entry_point.name, entry_point.load()
+        except Exception as error:
+            owner = entry_point.dist.name if entry_point.dist else entry_point.value
+            warnings.warn(
+                f"{entry_point.name!r} of the package {owner} is left out: {entry_point.value} "
+                f"does not load ({type(error).__name__}: {error})",
+                stacklevel=2,
+            )

@@ -100,7 +100,7 @@ def _is_seen_through() -> bool:
     """Whether a compiler or a function transform must see ordinary operations."""
     return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from compiler.backends._base import BACKENDS as BACKENDS
 from compiler.backends._base import Backend as Backend
 from compiler.backends._base import EmitError as EmitError
+from graphspec.registry import plugins
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
-for _entry_point in entry_points(group="graphc.backends"):
-    BACKENDS.register(_entry_point.load())
+for _, _plugin in plugins("graphc.backends"):
+    BACKENDS.register(_plugin)

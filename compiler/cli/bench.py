@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,13 +236,23 @@ def _test_images(
 
 def _torchvision(name: str, num_classes: int, images: Tensor, options: dict[str, Any]) -> Contender:
     import torch
-    from torchvision.models import get_model
+    from torchvision.models import get_model, list_models
 
     from compiler.measure import macs_of
 
+    asked = name.removeprefix("torchvision:")
+    if asked not in list_models():
+        close = difflib.get_close_matches(asked, list_models(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise click.UsageError(f"--against: torchvision has no network {asked!r}{hint}")
+    if images.shape[1] != 3:
+        raise click.UsageError(
+            f"{name} takes images of 3 channels, not {images.shape[1]}; say --set "
+            "input_shape=[3,H,W] for a spec"
+        )
     torch.manual_seed(0)
     with images.device:
-        model = get_model(name.removeprefix("torchvision:"), weights=None, num_classes=num_classes)
+        model = get_model(asked, weights=None, num_classes=num_classes)
     macs = macs_of(model.eval(), images)
     return _ready(name, model, num_classes, images, options, macs)
 
@@ -269,7 +280,7 @@ def _ready(
 
 def _text(comparison: Comparison) -> str:
     """A line a network, and one of ratios."""
-    width = max(len(measured.name) for measured in comparison.measured)
+    width = max(len("first / second"), *(len(each.name) for each in comparison.measured))
     lines = [f"{'':{width}}  {'time ms':>10} {'CPU ms':>10} {'memory MB':>10} {'MMACs':>10}"]
     for measured in comparison.measured:
         macs = "" if measured.macs is None else f"{measured.macs / 1e6:.1f}"
@@ -281,7 +292,7 @@ def _text(comparison: Comparison) -> str:
     if ratio:
         macs = f"{ratio['macs']:.3f}" if "macs" in ratio else ""
         lines.append(
-            f"{'ratio':{width}}  {ratio['time']:10.3f} {ratio['cpu_time']:10.3f} "
+            f"{'first / second':{width}}  {ratio['time']:10.3f} {ratio['cpu_time']:10.3f} "
             f"{ratio['memory']:10.3f} {macs:>10}"
         )
     return "\n".join(lines)

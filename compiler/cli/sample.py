@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TABLE = "samples.json"
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kMG]?)")
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG]?)")
 _COLUMNS = ("seed", "file", "width", "nodes", "edges", "params", "conv_macs", "macs")
 MAX_SEEDS = 10_000
 
@@ -56,7 +56,9 @@ class Amount(click.ParamType):
         match = _AMOUNT.fullmatch(str(value))
         if match is None or float(match[1]) == 0:
             self.fail(f"{value!r} is no amount; write 583M or 4.0G", param, ctx)
-        return round(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[match[2]])
+        return round(
+            float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]
+        )
 
 
 @click.command(

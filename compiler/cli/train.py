@@ -179,6 +179,7 @@ def command(
     with TrainingProgress(chosen_recipe.epochs, is_silent=not is_first) as progress:
         try:
             folder = folder or Path("runs") / f"{loaded.name}-{job.label}"
+            progress.say(f"{loaded.name} on {chosen_data}, {chosen_recipe.epochs} epochs: {folder}")
             outcome = train(
                 job,
                 folder,

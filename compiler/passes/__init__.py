@@ -8,16 +8,16 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from compiler.passes._base import PASSES as PASSES
 from compiler.passes._base import Pass as Pass
 from graphspec import NetworkGraph, Report
+from graphspec.registry import plugins
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
-for _entry_point in entry_points(group="graphc.passes"):
-    PASSES.register(_entry_point.load())
+for _, _plugin in plugins("graphc.passes"):
+    PASSES.register(_plugin)
 
 PIPELINE = ("resolve-blocks", "prune-dead-nodes", "infer-shapes", "place-routers")
 """Every network goes through these passes, in this order."""

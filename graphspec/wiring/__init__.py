@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
 from graphspec.names import KIND_ALONE
+from graphspec.registry import plugins
 from graphspec.wiring._base import WIRINGS as WIRINGS
 from graphspec.wiring._base import Edges as Edges
 from graphspec.wiring._base import Wiring as Wiring
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
-for _entry_point in entry_points(group="graphc.wirings"):
-    WIRINGS.register(_entry_point.load())
+for _, _plugin in plugins("graphc.wirings"):
+    WIRINGS.register(_plugin)
 
 
 if TYPE_CHECKING:

@@ -21,6 +21,10 @@ class NotConnectedError(Exception):
     """No draw gave a connected graph: the parameters make one too unlikely."""
 
 
+class BrokenRuleError(Exception):
+    """A rule returned what it may not."""
+
+
 class Wiring(BaseModel, ABC):
     """A rule that connects the nodes of one stage. Its fields are its YAML parameters."""
 

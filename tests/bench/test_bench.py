@@ -57,7 +57,7 @@ def test_the_text_shows_both_and_their_ratio(capsys, repository):
     assert main(["bench", tiny, "--against", tiny, "--rounds", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
 
-    assert [line.split()[0] for line in lines[1:]] == [tiny, tiny, "ratio"]
+    assert [line.split()[0] for line in lines[1:]] == [tiny, tiny, "first"]
 
 
 def test_networks_for_different_images_are_refused(capsys, repository):

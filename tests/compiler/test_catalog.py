@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 from compiler import catalog
+from graphspec import registry
 from graphspec.graph import BlockCall
 from runtime.blocks.bottleneck import Bottleneck
 from runtime.parameter import Param
@@ -113,7 +114,7 @@ def third_party(monkeypatch):
             return self.cls
 
     offered: dict[str, list[EntryPoint]] = {}
-    monkeypatch.setattr(catalog, "entry_points", lambda *, group: offered.get(group, []))
+    monkeypatch.setattr(registry, "entry_points", lambda group: offered.get(group, []))
 
     def offer(group, name, cls):
         offered.setdefault(group, []).append(EntryPoint(name, cls))
@@ -128,6 +129,20 @@ def test_other_packages_add_blocks_by_entry_point(third_party):
 
     assert "their_block" in catalog.describe()["blocks"]
     assert isinstance(catalog.make_block(BlockCall("their_block"), 8, 8, 1), Bottleneck)
+
+
+def test_what_does_not_load_is_left_out_and_named(monkeypatch):
+    lost = importlib.metadata.EntryPoint("lost", "no_such_module:Lost", "graphc.blocks")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [lost])
+    with pytest.warns(UserWarning, match=r"'lost' .* no_such_module:Lost does not load"):
+        assert list(registry.plugins("graphc.blocks")) == []
+
+
+def test_a_class_may_come_by_decorator_and_by_entry_point():
+    rules = registry.Registry[type]("rule", key=lambda cls: cls.__name__)
+    rules.register(rules.register(Bottleneck))
+    with pytest.raises(ValueError, match="two rules are named 'Bottleneck'"):
+        rules.register(type("Bottleneck", (), {}))
 
 
 def test_two_blocks_of_one_name_are_an_error_that_names_both_modules(third_party):

@@ -18,8 +18,8 @@ import graphspec
 from compiler import analyze, compile
 from compiler.backends import BACKENDS
 from compiler.cli import main
-from runtime import kernels
 from runtime.gating import gates, inference
+from runtime.kernels import cpu
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.yaml"))
@@ -142,7 +142,7 @@ def test_compile_emits_source(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in SMALL])
 def test_example_runs_with_torch_alone(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(cpu, "library", lambda: None)
     emit(name, tmp_path / name, torch.float32)
 
     assert run_emitted(tmp_path / name) == {str(tmp_path / name): []}

@@ -9,6 +9,7 @@ from hypothesis import given
 
 from graphspec import NetworkSpec, Report, SpecError, StageGraph, build, format_graph
 from graphspec.weights import Fixed, Learned, Routed
+from graphspec.wiring.chain import Chain
 from tests.strategies import specs
 
 BASE: dict[str, Any] = {
@@ -225,6 +226,25 @@ def test_hopeless_draws_are_an_error_of_the_spec():
     (finding,) = raised.value.diagnostics
     assert (finding.slug, finding.path) == ("wiring-not-connected", "stages[0].wiring")
     assert "none of 1,000 draws gave a connected graph of 30 nodes with p = 0.01" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        ([(0, 1), (2, 1)], "(2, 1); edges go from a lower to a higher of the nodes 0 .. 4"),
+        ([(0, 1), (1, 9)], "(1, 9); edges go from"),
+        ([(0, 1), (0, 1)], "(0, 1) twice"),
+    ],
+)
+def test_a_rule_that_returns_what_it_may_not_is_named(monkeypatch, edges, message):
+    monkeypatch.setattr(Chain, "connect", lambda *_: edges)
+    with pytest.raises(SpecError) as raised:
+        stage_of(depth=3, wiring="chain")
+    (finding,) = raised.value.diagnostics
+    assert (finding.slug, finding.path) == ("wiring-broken", "stages[0].wiring")
+    assert "the rule 'chain' returned the edge" in finding.message
+    assert message in finding.message
+    assert "graphspec.wiring.chain" in finding.help
 
 
 @given(specs())
