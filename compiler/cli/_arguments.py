@@ -11,11 +11,14 @@ import click
 from compiler.cli._output import print_findings
 
 if TYPE_CHECKING:
+    from torch import fx
+
     from graphspec import NetworkGraph, NetworkSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 SPEC_FILE = click.Path(exists=True, dir_okay=False, readable=True)
+RUN_SPEC = "spec.resolved.yaml"
 
 
 def spec_argument(function: F) -> F:
@@ -68,3 +71,36 @@ def read_graph(
     graph, warnings = analyze(spec) if passes is None else analyze(spec, passes=passes)
     print_findings(warnings)
     return spec, graph
+
+
+def read_run(
+    folder: Path, overrides: Sequence[str]
+) -> tuple[NetworkSpec, NetworkGraph, fx.GraphModule]:
+    """The spec, the graph and the trained network of a run; says on stderr what images it takes.
+
+    Raises:
+        UsageError: the folder is no run of a network, or the spec of one was to be changed.
+    """
+    if overrides:
+        raise click.UsageError("--set changes a SPEC; the network of a RUN is trained already")
+    if not (folder / RUN_SPEC).is_file():
+        raise click.UsageError(f"{folder} is no run folder: it has no {RUN_SPEC}")
+    spec, graph = read_graph(str(folder / RUN_SPEC), ())
+
+    from compiler.training.runs import load_network, read_manifest
+    from runtime.training.errors import StorageError
+
+    try:
+        model = load_network(folder)
+        manifest = read_manifest(folder) if (folder / "run.json").exists() else {}
+    except StorageError as error:
+        raise click.UsageError(str(error)) from error
+    if seen := manifest.get("normalization"):
+        mean, std = (", ".join(f"{value:.6g}" for value in seen[key]) for key in ("mean", "std"))
+        is_scaled = seen["scale"] != 1
+        values = f"pixels / {1 / seen['scale']:g}" if is_scaled else "values as the data have them"
+        click.echo(
+            f"note: trained on ({values} - mean) / std, mean [{mean}], std [{std}]; give it the same",
+            err=True,
+        )
+    return spec, graph, model

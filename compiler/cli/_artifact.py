@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import torch
+from torch import fx
 
 from compiler.cli._output import json_text, render_table
 from compiler.complexity import count_program, outline
@@ -30,10 +31,12 @@ def write_artifact(
     folder: Path,
     manifest_name: str,
     backends: Sequence[str] = (),
+    trained: fx.GraphModule | None = None,
 ) -> dict[str, Any]:
     """Writes the folder, replacing an earlier one; returns its manifest.
 
-    `backends` add what they write. Initial weights are drawn under the spec's seed.
+    `backends` add what they write, of the network `trained`, or of one whose initial weights are
+    drawn under the spec's seed.
 
     Raises:
         ClickException: a backend cannot write this network.
@@ -63,7 +66,7 @@ def write_artifact(
     }
     with replacing(folder) as temporary:
         temporary.mkdir()
-        for path in _emit(spec, graph, temporary, backends):
+        for path in _emit(spec, graph, temporary, backends, trained):
             manifest["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         contents[manifest_name] = json_text({"schema_version": SCHEMA_VERSION, **manifest})
         for name, text in contents.items():
@@ -72,7 +75,11 @@ def write_artifact(
 
 
 def _emit(
-    spec: NetworkSpec, graph: NetworkGraph, folder: Path, backends: Sequence[str]
+    spec: NetworkSpec,
+    graph: NetworkGraph,
+    folder: Path,
+    backends: Sequence[str],
+    trained: fx.GraphModule | None,
 ) -> list[Path]:
     if not backends:
         return []
@@ -80,7 +87,7 @@ def _emit(
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(spec.seed)
-        model = lower(graph)
+        model = trained or lower(graph)
     paths: list[Path] = []
     for name in backends:
         try:

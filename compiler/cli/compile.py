@@ -10,8 +10,8 @@ from compiler.cli._arguments import (
     json_option,
     output_option,
     read_graph,
+    read_run,
     set_option,
-    spec_argument,
 )
 from compiler.cli._output import check_output_folder, print_json
 
@@ -34,9 +34,10 @@ Files:
 Example:
   graphc compile my.yaml -o build/my
   graphc compile my.yaml --emit source -o build/my
+  graphc compile runs/my-1a2b3c4d --emit source -o build/my    with trained weights
 """
 )
-@spec_argument
+@click.argument("source", metavar="SPEC|RUN", type=click.Path(exists=True, path_type=Path))
 @set_option
 @output_option("DIR", "Folder to write; may replace an earlier output.")
 @click.option(
@@ -44,23 +45,29 @@ Example:
     "backends",
     multiple=True,
     type=click.Choice(["source"]),
-    help="Also write network.py, which needs torch alone, and its initial weights.",
+    help="Also write network.py, which needs torch alone, and its weights.",
 )
 @json_option
 def command(
-    spec: str,
+    source: Path,
     overrides: tuple[str, ...],
     output: Path,
     backends: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compiles SPEC and writes what came out to DIR, all of it or nothing."""
+    """Compiles SPEC, or the spec of a RUN, and writes what came out to DIR, all or nothing."""
     check_output_folder(output, MANIFEST)
-    loaded, graph = read_graph(spec, overrides)
+    model = None
+    if source.is_dir():
+        spec, graph, model = read_run(source, overrides)
+    else:
+        spec, graph = read_graph(str(source), overrides)
+    if backends and model is None:
+        click.echo(f"note: {source} is a spec: its weights are initial, not trained", err=True)
 
     from compiler.cli._artifact import write_artifact
 
-    manifest = write_artifact(loaded, graph, output, MANIFEST, backends)
+    manifest = write_artifact(spec, graph, output, MANIFEST, backends, model)
     if as_json:
         print_json({"output": str(output), **manifest})
         return

@@ -79,10 +79,14 @@ def _devices(problems: list[str]) -> dict[str, Any]:
     except ImportError as error:
         problems.append(f"torch does not import: {error}")
         return devices
-    from runtime.kernels import cpu
+    try:
+        from runtime.kernels import cpu
 
+        has_kernels = cpu.library() is not None
+    except ImportError:  # another package is called `runtime`: see `packages`
+        has_kernels = False
     devices["threads"] = str(torch.get_num_threads())
-    devices["cpu kernels"] = "compiled" if cpu.library() else "none: no C compiler that works"
+    devices["cpu kernels"] = "compiled" if has_kernels else "none: no C compiler that works"
     devices["cuda"] = [
         f"cuda:{index} {torch.cuda.get_device_name(index)}"
         for index in range(torch.cuda.device_count())

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from compiler.cli._arguments import json_option, output_option, read_graph, set_option
+from compiler.cli._arguments import json_option, output_option, read_graph, read_run, set_option
 from compiler.cli._output import print_json
 
 if TYPE_CHECKING:
     from torch import fx
 
     from graphspec import NetworkGraph, NetworkSpec
-
-RUN_SPEC = "spec.resolved.yaml"
 
 
 @click.command(
@@ -110,9 +108,7 @@ def _read(
 ) -> tuple[NetworkSpec, NetworkGraph, fx.GraphModule]:
     """The network of a run folder or of a spec file."""
     if source.is_dir():
-        if overrides:
-            raise click.UsageError("--set changes a SPEC; the network of a RUN is trained already")
-        return _read_run(source)
+        return read_run(source, overrides)
     spec, graph = read_graph(str(source), overrides)
 
     import torch
@@ -122,17 +118,3 @@ def _read(
     torch.manual_seed(0)  # the same spec gives the same file
     click.echo(f"note: {source} is a spec: its weights are initial, not trained", err=True)
     return spec, graph, compile(spec, device="cpu")
-
-
-def _read_run(folder: Path) -> tuple[NetworkSpec, NetworkGraph, fx.GraphModule]:
-    if not (folder / RUN_SPEC).is_file():
-        raise click.UsageError(f"{folder} is no run folder: it has no {RUN_SPEC}")
-    spec, graph = read_graph(str(folder / RUN_SPEC), ())
-
-    from compiler.training.runs import load_network
-    from runtime.training.errors import StorageError
-
-    try:
-        return spec, graph, load_network(folder)
-    except StorageError as error:
-        raise click.UsageError(str(error)) from error

@@ -388,6 +388,20 @@ def test_switches_train(call: Call, switch: str) -> None:
     assert json.loads(out)["accuracy"] > 0.3
 
 
+def test_a_run_leaves_as_source_with_its_weights(call: Call) -> None:
+    call("train", "small.yaml", *FAST, "--run", "run")
+    status, _, err = call("compile", "run", "--emit", "source", "-o", "left")
+
+    assert status == 0
+    assert "note: trained on (values as the data have them - mean) / std, mean [0.305383]" in err
+    ours, left = load_file("run/weights.safetensors"), load_file("left/weights.safetensors")
+    assert ours.keys() == left.keys()
+    assert all(torch.equal(ours[name], left[name]) for name in ours)
+    status, _, err = call("compile", "run", "--set", "seed=1", "-o", "left")
+    assert status == 2
+    assert "--set changes a SPEC" in err
+
+
 def test_two_commands_do_not_train_in_one_folder(call: Call) -> None:
     import fcntl
 
