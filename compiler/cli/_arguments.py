@@ -100,7 +100,7 @@ def read_run(
         is_scaled = seen["scale"] != 1
         values = f"pixels / {1 / seen['scale']:g}" if is_scaled else "values as the data have them"
         click.echo(
-            f"note: trained on ({values} - mean) / std, mean [{mean}], std [{std}]; give it the same",
+            f"note: trained on ({values} - mean) / std, mean [{mean}], std [{std}]; give the same",
             err=True,
         )
     return spec, graph, model
