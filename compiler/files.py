@@ -7,6 +7,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+RESOLVED_SPEC = "spec.resolved.yaml"
+"""In every folder of a network: its spec with draws replaced by edges, and all defaults."""
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:

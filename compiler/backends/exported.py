@@ -11,9 +11,8 @@ from torch.export import ExportedProgram
 
 from compiler.backends._base import BACKENDS
 from compiler.backends._export import ExportBackend, Run
+from compiler.files import RESOLVED_SPEC
 from graphspec import NetworkSpec, dump, resolve
-
-SPEC_FILE = "spec.resolved.yaml"
 
 
 @BACKENDS.register
@@ -29,7 +28,7 @@ class Exported(ExportBackend):
 
     def write(self, program: ExportedProgram, spec: NetworkSpec, path: Path) -> None:
         with path.open("wb") as file:
-            torch.export.save(program, file, extra_files={SPEC_FILE: dump(resolve(spec))})
+            torch.export.save(program, file, extra_files={RESOLVED_SPEC: dump(resolve(spec))})
 
     def runner(self, path: Path) -> Run:
         with path.open("rb") as file:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from compiler.cli._output import print_findings
+from compiler.files import RESOLVED_SPEC
 
 if TYPE_CHECKING:
     from torch import fx
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 SPEC_FILE = click.Path(exists=True, dir_okay=False, readable=True)
-RUN_SPEC = "spec.resolved.yaml"
 
 
 def spec_argument(function: F) -> F:
@@ -83,9 +83,9 @@ def read_run(
     """
     if overrides:
         raise click.UsageError("--set changes a SPEC; the network of a RUN is trained already")
-    if not (folder / RUN_SPEC).is_file():
-        raise click.UsageError(f"{folder} is no run folder: it has no {RUN_SPEC}")
-    spec, graph = read_graph(str(folder / RUN_SPEC), ())
+    if not (folder / RESOLVED_SPEC).is_file():
+        raise click.UsageError(f"{folder} is no run folder: it has no {RESOLVED_SPEC}")
+    spec, graph = read_graph(str(folder / RESOLVED_SPEC), ())
 
     from compiler.training.runs import load_network, read_manifest
     from runtime.training.errors import StorageError

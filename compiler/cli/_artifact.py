@@ -16,7 +16,7 @@ from compiler.cli._output import json_text, render_table
 from compiler.complexity import count_program, outline
 from compiler.costs import cost_data, cost_table
 from compiler.drawing import render_svg
-from compiler.files import replacing
+from compiler.files import RESOLVED_SPEC, replacing
 from compiler.graph_data import graph_data
 from compiler.listing import code_listing, fx_listing
 from compiler.lower import lower
@@ -44,7 +44,7 @@ def write_artifact(
     model = outline(graph)
     complexity = count_program(graph, model)
     contents = {
-        "spec.resolved.yaml": dump(resolve(spec)),
+        RESOLVED_SPEC: dump(resolve(spec)),
         "graph.json": json_text(graph_data(graph)),
         "graph.txt": format_graph(graph),
         "fx.txt": fx_listing(model),

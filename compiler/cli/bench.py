@@ -13,6 +13,7 @@ import click
 from compiler.cli._arguments import json_option, read_graph, set_option
 from compiler.cli._failures import failure
 from compiler.cli._output import print_json
+from compiler.files import RESOLVED_SPEC
 
 if TYPE_CHECKING:
     import torch
@@ -207,7 +208,7 @@ def _spec_of(file: str) -> str:
     """The spec of a run folder; a spec stands for itself."""
     if not Path(file).is_dir():
         return file
-    spec = Path(file) / "spec.resolved.yaml"
+    spec = Path(file) / RESOLVED_SPEC
     if not spec.exists():
         raise click.UsageError(f"{file} is no run folder: it has no {spec.name}")
     return str(spec)

@@ -17,7 +17,7 @@ from torch import fx
 
 from compiler.edges.observations import as_table, observe
 from compiler.edges.pictures import draw_edges
-from compiler.files import adding_to
+from compiler.files import RESOLVED_SPEC, adding_to
 from compiler.training.mac_share import node_macs
 from compiler.training.runs import TEST_BATCH, check_data, load_network, read_manifest
 from graphspec import NetworkSpec, load
@@ -86,7 +86,7 @@ def analyze_run(
     manifest = read_manifest(folder)
     if manifest.get("status") != "complete":
         raise StorageError(f"{folder} is not finished; start its training command again")
-    spec = load(folder / "spec.resolved.yaml")
+    spec = load(folder / RESOLVED_SPEC)
     chosen = data or manifest["data"]["name"]
     dataset = open_data(chosen, data_dir or Path(manifest["data"]["folder"]), spec.input_shape)
     check_data(spec, dataset)

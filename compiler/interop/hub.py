@@ -21,7 +21,7 @@ from torch import fx
 from compiler.analysis import analyze
 from compiler.complexity import count
 from compiler.driver import compile
-from compiler.files import replacing
+from compiler.files import RESOLVED_SPEC, replacing
 from compiler.training.runs import load_network
 from graphspec import NetworkSpec, as_plain, content_hash, dump, loads, resolve
 from graphspec import load as load_spec
@@ -29,7 +29,6 @@ from runtime.training.checkpoint import save_weights
 from runtime.training.errors import StorageError
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-RUN_SPEC = "spec.resolved.yaml"
 
 
 class HubError(Exception):
@@ -138,10 +137,10 @@ def _network(
             raise HubError("the network has other weights than one compiled from this spec")
         return network, spec
     folder = Path(network)
-    if not (folder / RUN_SPEC).is_file():
-        raise HubError(f"{folder} is no run folder: it has no {RUN_SPEC}")
+    if not (folder / RESOLVED_SPEC).is_file():
+        raise HubError(f"{folder} is no run folder: it has no {RESOLVED_SPEC}")
     try:
-        return load_network(folder), load_spec(folder / RUN_SPEC)
+        return load_network(folder), load_spec(folder / RESOLVED_SPEC)
     except StorageError as error:
         raise HubError(str(error)) from error
 

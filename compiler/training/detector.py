@@ -14,6 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from compiler.drawing.boxes import draw_boxes
 from compiler.driver import compile
+from compiler.files import RESOLVED_SPEC
 from compiler.interop.torchvision import POOLED_SIZE, build_detector
 from compiler.training.recipes import load_recipe
 from graphspec import NetworkSpec, load
@@ -80,7 +81,7 @@ def load_detector(folder: Path) -> FasterRCNN:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    spec = load(folder / "spec.resolved.yaml")
+    spec = load(folder / RESOLVED_SPEC)
     recipe = load_recipe(str(folder / "recipe.yaml")).detection
     try:
         manifest: dict[str, Any] = json.loads((folder / "run.json").read_text())

@@ -20,6 +20,7 @@ import torch
 from torch import fx, nn
 
 from compiler.analysis import analyze
+from compiler.files import RESOLVED_SPEC
 from compiler.training.job import Job
 from compiler.training.mac_share import node_macs
 from compiler.training.recipes import dump_recipe, load_recipe
@@ -233,7 +234,7 @@ def evaluate_run(
         raise StorageError(f"{folder} is not finished; start its training command again")
     chosen = manifest["data"]
     job = Job(
-        spec=load(folder / "spec.resolved.yaml"),
+        spec=load(folder / RESOLVED_SPEC),
         recipe=load_recipe(str(folder / "recipe.yaml")),
         data=data or chosen["name"],
         data_dir=data_dir or Path(chosen["folder"]),
@@ -310,7 +311,7 @@ def _finished(folder: Path, job: Job, processes: Processes) -> Outcome | None:
 
 def _write_head(folder: Path, job: Job) -> None:
     """The files that say what will be trained."""
-    write_atomically(folder / "spec.resolved.yaml", dump(resolve(job.spec)).encode())
+    write_atomically(folder / RESOLVED_SPEC, dump(resolve(job.spec)).encode())
     write_atomically(folder / "recipe.yaml", dump_recipe(job.recipe).encode())
     _write_manifest(folder, job, "running", {})
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from compiler.driver import compile
+from compiler.files import RESOLVED_SPEC
 from compiler.training.job import Job, TaskName
 from compiler.transfer import WeightsError, import_weights
 from graphspec import NetworkSpec, Report, load
@@ -233,7 +234,7 @@ def load_network(folder: Path) -> torch.fx.GraphModule:
     from safetensors.torch import load_file
 
     path = folder / "weights.safetensors"
-    model = compile(load(folder / "spec.resolved.yaml"), device="cpu")
+    model = compile(load(folder / RESOLVED_SPEC), device="cpu")
     try:
         tensors = load_file(path)
         if any(name.startswith("roi_heads.") for name in tensors):
