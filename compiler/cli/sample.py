@@ -21,6 +21,8 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG]?)")
 _COLUMNS = ("seed", "file", "width", "nodes", "edges", "params", "conv_macs", "macs")
 MAX_SEEDS = 10_000
+TOLERANCE = 0.05
+"""Of the conv MACs that were asked for; beyond it the user hears of it."""
 
 
 class Seeds(click.ParamType):
@@ -131,6 +133,11 @@ def command(
                 "macs": complexity.macs,
             }
         )
+    if target is not None:
+        mean = sum(row["conv_macs"] for row in rows) / len(rows)
+        if abs(mean - target) > TOLERANCE * target:
+            found = f"the closest width has {mean:,.0f} conv MACs, not {target:,}"
+            click.echo(f"warning: {found}", err=True)
     summary = {"output": str(output), "target_conv_macs": target, "samples": rows}
     with replacing(output) as temporary:
         temporary.mkdir()
@@ -147,7 +154,7 @@ def command(
 
 
 def _say_trial(width: int, mean: float) -> None:
-    click.echo(f"width {width}: {mean / 1e6:.1f} M conv MACs", err=True)
+    click.echo(f"width {width}: {mean:,.0f} conv MACs", err=True)
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -541,6 +541,12 @@ def test_sample_finds_the_closest_width(call, spec):
     distances = {w: abs(mean(w) - target) for w in (width - 1, width, width + 1)}
     assert min(distances, key=distances.get) == width
     assert sum(sample["conv_macs"] for sample in samples) / 2 == mean(width)
+    assert "warning" not in err
+
+
+def test_sample_says_when_no_width_comes_close(call, spec):
+    _, _, err = call("sample", spec, "--macs", "1K", "-o", "drawn")
+    assert re.search(r"warning: the closest width has [\d,]+ conv MACs, not 1,000", err)
 
 
 def test_doctor_finds_nothing_wrong_here(call, tmp_path):
