@@ -226,4 +226,5 @@ def test_every_slug_has_a_row():
                 words = [str(v) for v in literals if v not in ("error", "warning")]
                 slugs |= set(filter(SLUG.fullmatch, words[:1]))
     assert len(slugs) > 30
-    assert not sorted(slugs - {case.slug for case in CASES})
+    # No text makes `wiring-broken`: it is the fault of a rule, see tests/graphspec/test_build.py.
+    assert sorted(slugs - {case.slug for case in CASES}) == ["wiring-broken"]
