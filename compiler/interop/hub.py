@@ -209,7 +209,7 @@ from compiler.interop import hub
 model = hub.load("FOLDER OR OWNER/NAME")
 ```
 
-The network, as [graphc](https://pypi.org/project/graphc-nn/) reads it:
+The network, as graphc reads it:
 
 ```yaml
 {dump(spec)}```
