@@ -7,6 +7,7 @@ origin in `node.meta["graphc"]`.
 from __future__ import annotations
 
 import inspect
+import types
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,22 +68,22 @@ class NoDraws(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         # Some of torch's initialisers tell a mode that they are called, others only what they draw.
-        is_draw = func in _DRAWS and (args[0].is_meta or _caller() == _INITIALISERS)
-        if is_draw or getattr(func, "__module__", "") == _INITIALISERS:
+        is_draw = func in _DRAWS and (args[0].is_meta or _caller() in _DRAW_ONCE)
+        if is_draw or getattr(func, "__module__", "") == nn.init.__name__:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 
 _DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_}
-_INITIALISERS = "torch.nn.init"
+_DRAW_ONCE = {nn.init.kaiming_normal_.__code__, nn.init.xavier_normal_.__code__}
 
 
-def _caller() -> str:
-    """The module that called what a mode has intercepted."""
+def _caller() -> types.CodeType | None:
+    """The function that called what a mode has intercepted."""
     frame = inspect.currentframe()
     for _ in range(2):
         frame = frame and frame.f_back
-    return frame.f_globals.get("__name__", "") if frame else ""
+    return frame and frame.f_code
 
 
 def _lower(graph: NetworkGraph) -> fx.GraphModule:

@@ -9,10 +9,11 @@ import pickle
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import fx
+from torch import fx, nn
 
 import graphspec
 from compiler import analyze, compile
+from compiler.lower import NoDraws
 from graphspec import Routed, SpecWarning
 from runtime.gating import gates, inference
 from runtime.outputs import stages, with_outputs
@@ -250,3 +251,12 @@ def test_compile_warns_of_what_is_odd():
 
     with pytest.warns(SpecWarning, match="seed-defaulted"):
         compile(spec)
+
+
+def test_what_is_not_read_is_not_drawn_and_rejection_ends():
+    weight = torch.full((4, 4), 1e30)
+    with NoDraws():
+        nn.init.kaiming_normal_(weight)
+        assert (weight == 1e30).all()
+        nn.init.trunc_normal_(weight)  # draws until every number lies between -2 and 2
+    assert (weight.abs() <= 2).all() or (weight == 1e30).all()
