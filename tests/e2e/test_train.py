@@ -197,6 +197,7 @@ def test_tensorboard_shows_each_epoch_of_a_killed_run_once(call: Call) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    time.sleep(1)  # readers take event files in the order of their names: whole seconds, then pids
     status, _, _ = call("train", "small.yaml", *options)
 
     assert status == 0
