@@ -51,7 +51,7 @@ def plugins(group: str) -> Iterator[tuple[str, Any]]:
     """What other packages add, by name. One that does not load is left out, with a warning."""
     for entry_point in entry_points(group=group):
         try:
-            yield entry_point.name, entry_point.load()
+            loaded = entry_point.load()
         except Exception as error:
             owner = entry_point.dist.name if entry_point.dist else entry_point.value
             warnings.warn(
@@ -59,3 +59,5 @@ def plugins(group: str) -> Iterator[tuple[str, Any]]:
                 f"does not load ({type(error).__name__}: {error})",
                 stacklevel=2,
             )
+        else:
+            yield entry_point.name, loaded

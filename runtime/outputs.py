@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from runtime.aggregate import LearnedSum, Sum
-from runtime.gating import Gate
+from runtime.gating import Gate, gates
 
 
 class Wiring(NamedTuple):
@@ -86,9 +86,7 @@ def with_outputs(
             sparse: its stages keep no matrix of all samples.
     """
     for name, child in model.named_children():
-        if not isinstance(child, fx.GraphModule) and any(
-            isinstance(m, Gate) for m in child.modules()
-        ):
+        if not isinstance(child, fx.GraphModule) and any(gates(child)):
             raise ValueError(
                 f"{name!r} is sparse; take outputs from the network that it was made of"
             )
@@ -129,10 +127,10 @@ def _with_adjacency(stage: fx.GraphModule) -> fx.GraphModule:
     for name, buffer in stage.named_buffers(recurse=False):
         root.register_buffer(name, buffer)
     calls = [node for node in stage.graph.nodes if node.op == "call_module"]
-    gates = [node for node in calls if isinstance(stage.get_submodule(node.target), Gate)]
-    if gates:
+    found = [node for node in calls if isinstance(stage.get_submodule(node.target), Gate)]
+    if found:
         root.add_module("adjacency", PadOutput())
-        argument = copied[gates[-1]]
+        argument = copied[found[-1]]
     else:
         root.add_module("adjacency", _static_adjacency(stage))
         argument = next(iter(copied.values()))

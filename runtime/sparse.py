@@ -29,10 +29,9 @@ def sparse(model: fx.GraphModule) -> fx.GraphModule:
     """
     root, program = nn.Module(), fx.Graph()
     for name, child in model.named_children():
-        root.add_module(name, child)
-    for name, child in model.named_children():
         if isinstance(child, SparseStage):
             raise ValueError(f"{name!r} is sparse already")
+        root.add_module(name, child)
     for name, stage in stages(model):
         if any(gates(stage)):
             if hasattr(stage, "adjacency"):
